@@ -1,0 +1,46 @@
+"""Cut channel groups out of a network: every tensor is sliced once, so the result is a physically smaller module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from evaluators.trace import Trace, kept_index
+
+
+def slice_channels(model: nn.Module, trace: Trace, kept: Mapping[str, Sequence[int]]) -> None:
+    """Keep only the given units of the given groups, in place; `kept` maps group name to sorted unit indices."""
+    numbers = {group.name: i for i, group in enumerate(trace.network.groups)}
+    chosen = {numbers[name]: units for name, units in kept.items()}
+    for channel_map in trace.maps:
+        if any(g in chosen for g in set(channel_map.group)):
+            _slice(model, channel_map.tensor, channel_map.dim, kept_index(channel_map, chosen))
+    for layer in trace.network.layers:
+        _restate(model.get_submodule(layer.name), layer.depthwise)
+    for vector in trace.network.vectors:
+        module = model.get_submodule(vector.name)
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.running_mean is not None:
+            module.num_features = len(module.running_mean)
+
+
+def _slice(model: nn.Module, name: str, dim: int, index: Sequence[int]) -> None:
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    tensor = getattr(module, leaf)
+    smaller = tensor.detach().index_select(dim, torch.tensor(index, device=tensor.device)).clone()
+    if isinstance(tensor, nn.Parameter):
+        setattr(module, leaf, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
+    else:
+        setattr(module, leaf, smaller)
+
+
+def _restate(module: nn.Module, depthwise: bool) -> None:
+    """Make a layer's attributes agree with its weight."""
+    if isinstance(module, nn.Conv2d):
+        module.out_channels = module.weight.shape[0]
+        module.groups = module.weight.shape[0] if depthwise else module.groups
+        module.in_channels = module.weight.shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape

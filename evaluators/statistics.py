@@ -1,0 +1,132 @@
+"""Statistics of a trained network, computed once and reused by criteria, step 1 and data-aware transforms.
+
+For every convolution and linear layer with weight W (outputs x fan-in):
+    C = E[x x^T] - mu mu^T   covariance of the unfolded inputs over images and places (what batch-norm recalibration leaves)
+    S = sum over places of g g^T, averaged over images; g = gradient of the loss by the layer's outputs, labels sampled
+        from the model's own prediction (the Fisher information, as in K-FAC: Martens and Grosse 2015)
+so that 1/2 tr(S dW C dW^T) predicts the loss increase of a weight change dW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAX_PLACES = 200_000  # unfolded input places per layer kept for C; beyond, places are taken at a regular stride
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """input_covariance (fan-in, fan-in), input_mean (fan-in,), output_gradient (outputs, outputs), taylor (outputs,)."""
+
+    input_covariance: Tensor
+    input_mean: Tensor
+    output_gradient: Tensor
+    taylor: Tensor
+
+
+class _Accumulator:
+    """Sums over batches for one layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.gram: Tensor | None = None
+        self.sum: Tensor | None = None
+        self.places = 0
+        self.gradient: Tensor | None = None
+        self.taylor: Tensor | None = None
+
+    def add_input(self, x: Tensor, share: int) -> None:
+        rows = unfold(self.layer, x.detach())[::share].double()
+        self.gram = rows.T @ rows + (0 if self.gram is None else self.gram)
+        self.sum = rows.sum(0) + (0 if self.sum is None else self.sum)
+        self.places += len(rows)
+
+    def add_gradient(self, g: Tensor) -> None:
+        rows = (g.transpose(0, 1).flatten(1) if g.dim() == 4 else g.flatten(0, -2).T).double()
+        self.gradient = rows @ rows.T + (0 if self.gradient is None else self.gradient)
+
+    def add_taylor(self, weight: Tensor) -> None:
+        if weight.grad is not None:
+            term = (weight.grad * weight.detach()).flatten(1).sum(1).double().square()
+            self.taylor = term + (0 if self.taylor is None else self.taylor)
+
+    def result(self, images: int, batches: int, outputs: int) -> LayerStatistics:
+        if self.gram is None or self.sum is None or self.gradient is None:
+            raise ValueError("every described layer must run in the forward and backward pass, but one did not; check the model")
+        mean = self.sum / self.places
+        covariance = self.gram / self.places - torch.outer(mean, mean)
+        taylor = torch.zeros(outputs, dtype=torch.float64) if self.taylor is None else self.taylor / batches
+        return LayerStatistics(covariance.float(), mean.float(), (self.gradient / images).float(), taylor.float())
+
+
+def unfold(layer: nn.Module, x: Tensor) -> Tensor:
+    """Inputs of a layer as rows, one per output place: (places, fan-in). Grouped convolutions share one mean block."""
+    if not isinstance(layer, nn.Conv2d):
+        return x.flatten(0, -2)
+    if isinstance(layer.padding, str):
+        raise ValueError(f"a convolution must have numeric padding, but got padding={layer.padding!r}; write it as a number")
+    columns = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    rows = columns.transpose(1, 2)
+    if layer.groups > 1:
+        rows = rows.reshape(len(x), -1, layer.groups, rows.shape[2] // layer.groups).flatten(1, 2)
+    return rows.flatten(0, 1)
+
+
+def collect(
+    model: nn.Module, layers: Sequence[str], images: Tensor, seed: int, batch: int = 64, progress: Callable[[int], Any] | None = None
+) -> dict[str, LayerStatistics]:
+    """One forward and backward pass over `images` (N, C, H, W) in eval mode; parameters and mode are left as they were."""
+    modules = {name: model.get_submodule(name) for name in layers}
+    sums = {name: _Accumulator(module) for name, module in modules.items()}
+    training = model.training
+    requires = [(p, p.requires_grad) for p in model.parameters()]
+    for parameter, _ in requires:
+        parameter.requires_grad_(True)
+    model.eval()
+    handles = [m.register_forward_hook(_capture(sums[name], len(images))) for name, m in modules.items()]
+    generator = torch.Generator().manual_seed(seed)
+    batches = 0
+    try:
+        for start in range(0, len(images), batch):
+            logits = model(images[start : start + batch])
+            labels = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator).squeeze(1).to(logits.device)
+            model.zero_grad(set_to_none=True)
+            F.cross_entropy(logits, labels, reduction="sum").backward()
+            for name, module in modules.items():
+                sums[name].add_taylor(module.weight)  # type: ignore[arg-type]
+            batches += 1
+            if progress is not None:
+                progress(min(start + batch, len(images)))
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.zero_grad(set_to_none=True)
+        for parameter, flag in requires:
+            parameter.requires_grad_(flag)
+        model.train(training)
+    return {name: s.result(len(images), batches, _outputs(modules[name])) for name, s in sums.items()}
+
+
+def _capture(accumulator: _Accumulator, images: int) -> Callable[[nn.Module, Any, Tensor], None]:
+    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        per_image = output.numel() // len(output) // _outputs(module)
+        accumulator.add_input(args[0], max(1, images * per_image // MAX_PLACES))
+        output.register_hook(accumulator.add_gradient)
+
+    return hook
+
+
+def _outputs(module: nn.Module) -> int:
+    return int(module.weight.shape[0])  # type: ignore[union-attr, operator]
+
+
+def as_arrays(statistics: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
+    """Flat tensors for storage, named layer/field."""
+    fields = ("input_covariance", "input_mean", "output_gradient", "taylor")
+    return {f"{name}/{key}": getattr(stats, key).contiguous() for name, stats in statistics.items() for key in fields}

@@ -1,0 +1,172 @@
+"""Costs of plans without torch: parameters, MACs, BOPs, bytes and peak activation bytes.
+
+MACs count convolutions and linear layers only. They are the numbers counted on the built module, not estimates:
+`evaluators.count` counts them there and the tests hold both equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from search_spaces.network import Layer, Network
+from search_spaces.phenotype import METHODS, Phenotypes, _axis
+from search_spaces.plan import FLOAT_BITS
+
+FLOAT_BYTES = 4
+QUANTIZER_BYTES = 8  # scale and zero point of one activation quantiser
+
+
+@dataclass(frozen=True)
+class Part:
+    """One convolution of a (possibly factorised) layer: weights, MACs and output channels, each (N,)."""
+
+    weights: np.ndarray
+    macs: np.ndarray
+    outputs: np.ndarray
+
+
+def parts(layer: Layer, method: str, c_in: np.ndarray, c_out: np.ndarray, ranks: np.ndarray) -> list[Part]:
+    """The convolutions that a layer becomes; ranks (N, 2). Formulas: MACs = weights x positions of each part's output.
+
+    svd:     k x k C->r (keeps stride and padding), 1 x 1 r->N
+    tucker2: 1 x 1 C->r0, k x k r0->r1 (keeps stride and padding), 1 x 1 r1->N       (Kim et al. 2016)
+    """
+    area, at_in, at_out = layer.kernel_area, layer.in_positions, layer.out_positions
+    if method == "none":
+        fan_in = np.ones_like(c_in) if layer.depthwise else c_in // layer.groups
+        weights = c_out * fan_in * area
+        return [Part(weights, weights * at_out, c_out)]
+    first, second = ranks[:, 0], ranks[:, 1]
+    if method == "svd":
+        shapes = [(c_in * first * area, at_out, first), (first * c_out, at_out, c_out)]
+    elif method == "tucker2":
+        shapes = [(c_in * first, at_in, first), (first * second * area, at_out, second), (second * c_out, at_out, c_out)]
+    else:
+        raise ValueError(f"a factorisation must be one of {METHODS}, but got method={method!r}; choose one of these")
+    return [Part(weights, weights * positions, outputs) for weights, positions, outputs in shapes]
+
+
+def costs(network: Network, phenotypes: Phenotypes, peak: bool = False) -> dict[str, np.ndarray]:
+    """Measures of N plans, each float64 (N,).
+
+    params: weights, biases and normalisation parameters. macs: per sample. bops: macs x weight bits x activation bits.
+    size_bytes: weights packed at their bit-width (whole bytes per weight tensor) with one float32 scale per output channel,
+    everything else in float32, including normalisation statistics. peak_activation_bytes (if asked for): the largest sum of
+    float32 activations alive at one operation, for one sample, quantisation not counted.
+    """
+    n = len(phenotypes)
+    total = {name: np.zeros(n, dtype=np.int64) for name in ("params", "macs", "bops", "size_bytes")}
+    columns = {g.name: i for i, g in enumerate(network.groups)}
+    in_block = _block_of(network)
+    for index, layer in enumerate(network.layers):
+        alive = _alive(phenotypes, in_block.get(layer.name))
+        for rows, part in _layer_parts(network, phenotypes, index):
+            bits_w, bits_a = phenotypes.weight_bits[rows, index], phenotypes.activation_bits[rows, index]
+            on = alive[rows]
+            total["params"][rows] += on * part.weights
+            total["macs"][rows] += on * part.macs
+            total["bops"][rows] += on * part.macs * bits_w * bits_a
+            total["size_bytes"][rows] += on * (
+                (part.weights * bits_w + 7) // 8
+                + FLOAT_BYTES * part.outputs * (bits_w < FLOAT_BITS)
+                + QUANTIZER_BYTES * (bits_a < FLOAT_BITS)
+            )
+        if layer.bias:
+            outputs = alive * _axis(phenotypes.kept, columns, layer.out_axis.fixed, layer.out_axis.terms)
+            total["params"] += outputs
+            total["size_bytes"] += FLOAT_BYTES * outputs
+    for vector in network.vectors:
+        size = _axis(phenotypes.kept, columns, vector.axis.fixed, vector.axis.terms)
+        size = size * _alive(phenotypes, in_block.get(vector.name))
+        total["params"] += vector.parameters * size
+        total["size_bytes"] += FLOAT_BYTES * (vector.parameters + vector.buffers) * size
+    total["params"] += network.fixed_parameters
+    total["size_bytes"] += FLOAT_BYTES * (network.fixed_parameters + network.fixed_buffers)
+    for at, block in enumerate(network.blocks):
+        gone = phenotypes.skipped[:, at]
+        total["params"] -= gone * block.fixed_parameters
+        total["size_bytes"] -= FLOAT_BYTES * gone * (block.fixed_parameters + block.fixed_buffers)
+    measures = {name: value.astype(np.float64) for name, value in total.items()}
+    if peak:
+        measures["peak_activation_bytes"] = np.array([_peak_bytes(network, phenotypes, row) for row in range(n)])
+    return measures
+
+
+def _block_of(network: Network) -> dict[str, int]:
+    return {name: i for i, block in enumerate(network.blocks) for name in (*block.layers, *block.vectors)}
+
+
+def _alive(phenotypes: Phenotypes, block: int | None) -> np.ndarray:
+    if block is None:
+        return np.ones(len(phenotypes), dtype=np.int64)
+    return (~phenotypes.skipped[:, block]).astype(np.int64)
+
+
+def _layer_parts(network: Network, phenotypes: Phenotypes, index: int) -> Iterator[tuple[np.ndarray, Part]]:
+    """The parts of one layer, split by factorisation method: (rows that use it, part over these rows)."""
+    layer = network.layers[index]
+    columns = {g.name: i for i, g in enumerate(network.groups)}
+    c_in = _axis(phenotypes.kept, columns, layer.in_axis.fixed, layer.in_axis.terms)
+    c_out = _axis(phenotypes.kept, columns, layer.out_axis.fixed, layer.out_axis.terms)
+    for code, method in enumerate(METHODS):
+        rows = np.flatnonzero(phenotypes.method[:, index] == code)
+        if len(rows):
+            for part in parts(layer, method, c_in[rows], c_out[rows], phenotypes.ranks[rows, index]):
+                yield rows, part
+
+
+def _peak_bytes(network: Network, phenotypes: Phenotypes, row: int) -> float:
+    """Walk the schedule of one plan; an activation lives from the operation that makes it to the last that reads it."""
+    columns = {g.name: int(phenotypes.kept[row, i]) for i, g in enumerate(network.groups)}
+    skipped = {b.name for i, b in enumerate(network.blocks) if phenotypes.skipped[row, i]}
+    stands_for = {b.output: b.input for b in network.blocks if b.name in skipped}
+    bytes_of = [FLOAT_BYTES * a.axis.size(columns) * a.positions for a in network.activations]
+    schedule = [s for s in network.steps if s.block not in skipped]
+    reads = [{_resolve(stands_for, i) for i in s.reads} for s in schedule]
+    last = {i: at for at, used in enumerate(reads) for i in used}
+    last.update({_resolve(stands_for, i): len(schedule) for i in network.outputs})
+    layers = {layer.name: i for i, layer in enumerate(network.layers)}
+    live: set[int] = set()
+    peak = 0
+    for at, step in enumerate(schedule):
+        live |= reads[at]
+        dying = {i for i in live if last.get(i, at) <= at}
+        made = set(step.makes) - live
+        if step.layer and made:
+            inner = _inner_bytes(network.layers[layers[step.layer]], phenotypes, row, layers[step.layer], columns)
+        else:
+            inner = []
+        peak = max(peak, _peak_of_step(bytes_of, live, dying, made, inner))
+        live = (live | made) - {i for i in live | made if last.get(i, at) <= at}
+    return float(peak)
+
+
+def _resolve(stands_for: dict[int, int], index: int) -> int:
+    while index in stands_for:
+        index = stands_for[index]
+    return index
+
+
+def _inner_bytes(layer: Layer, phenotypes: Phenotypes, row: int, index: int, kept: dict[str, int]) -> list[int]:
+    """Bytes of the activations between the factors of a layer, in order."""
+    first, second = (int(r) for r in phenotypes.ranks[row, index])
+    method = METHODS[phenotypes.method[row, index]]
+    per_call = layer.calls
+    if method == "svd":
+        return [FLOAT_BYTES * first * layer.out_positions // per_call]
+    if method == "tucker2":
+        return [FLOAT_BYTES * first * layer.in_positions // per_call, FLOAT_BYTES * second * layer.out_positions // per_call]
+    return []
+
+
+def _peak_of_step(bytes_of: list[int], live: set[int], dying: set[int], made: set[int], inner: list[int]) -> int:
+    output = sum(bytes_of[i] for i in made)
+    if not inner:
+        return sum(bytes_of[i] for i in live) + output
+    kept = sum(bytes_of[i] for i in live - dying)
+    chain = [sum(bytes_of[i] for i in dying), *inner, output]
+    return kept + max(a + b for a, b in zip(chain, chain[1:], strict=False))
+

@@ -1,0 +1,114 @@
+"""Genes of the joint space. Each says how many alleles it has and whether neighbouring alleles mean similar things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WidthGene:
+    """How many channels a group keeps; `kept` ascends, the last allele is the full width."""
+
+    group: str
+    kept: tuple[int, ...]
+    ordinal: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"width:{self.group}"
+
+    @property
+    def cardinality(self) -> int:
+        return len(self.kept)
+
+
+@dataclass(frozen=True)
+class CriterionGene:
+    """Which saliency criterion chooses the channels of a group."""
+
+    group: str
+    criteria: tuple[str, ...]
+    ordinal: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"criterion:{self.group}"
+
+    @property
+    def cardinality(self) -> int:
+        return len(self.criteria)
+
+
+@dataclass(frozen=True)
+class WeightBitsGene:
+    """Weight bit-width of a layer, ascending; the last allele is the least compressed."""
+
+    layer: str
+    bits: tuple[int, ...]
+    ordinal: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"weight_bits:{self.layer}"
+
+    @property
+    def cardinality(self) -> int:
+        return len(self.bits)
+
+
+@dataclass(frozen=True)
+class ActivationBitsGene:
+    """Bit-width of a layer's input activations, ascending."""
+
+    layer: str
+    bits: tuple[int, ...]
+    ordinal: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"activation_bits:{self.layer}"
+
+    @property
+    def cardinality(self) -> int:
+        return len(self.bits)
+
+
+@dataclass(frozen=True)
+class FactorGene:
+    """How a layer is decomposed: (method, share of the dense layer's weights); the first allele is ("none", 1.0)."""
+
+    layer: str
+    options: tuple[tuple[str, float], ...]
+    ordinal: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"factor:{self.layer}"
+
+    @property
+    def cardinality(self) -> int:
+        return len(self.options)
+
+
+@dataclass(frozen=True)
+class SkipGene:
+    """Whether a residual block is kept (allele 0) or replaced by its shortcut (allele 1)."""
+
+    block: str
+    ordinal: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"skip:{self.block}"
+
+    @property
+    def cardinality(self) -> int:
+        return 2
+
+
+Gene = WidthGene | CriterionGene | WeightBitsGene | ActivationBitsGene | FactorGene | SkipGene
+
+
+def full_allele(gene: Gene) -> int:
+    """The allele that compresses least."""
+    return gene.cardinality - 1 if gene.ordinal else 0

@@ -1,0 +1,88 @@
+"""Build the joint space of a network from a few options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from search_spaces.genes import ActivationBitsGene, CriterionGene, FactorGene, Gene, SkipGene, WeightBitsGene, WidthGene
+from search_spaces.network import ChannelGroup, Layer, Network
+from search_spaces.space import CompressionSpace
+
+
+@dataclass(frozen=True)
+class SpaceOptions:
+    """What may be chosen. Empty tuples switch a decision off; `keep` are name patterns (as in shells) that stay untouched."""
+
+    widths: tuple[float, ...] = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+    multiple: int = 4
+    criteria: tuple[str, ...] = ("fisher",)
+    weight_bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 32)
+    activation_bits: tuple[int, ...] = (8, 32)
+    factors: tuple[str, ...] = ("svd", "tucker2")
+    factor_shares: tuple[float, ...] = (0.3, 0.5, 0.7)
+    skip_blocks: bool = True
+    keep: tuple[str, ...] = ()
+
+
+def build_space(network: Network, options: SpaceOptions) -> CompressionSpace:
+    """All genes of a network under these options; raises ValueError where nothing is left to choose."""
+    genes: list[Gene] = []
+    for group in network.groups:
+        genes.extend(_group_genes(group, options))
+    for layer in network.layers:
+        genes.extend(_layer_genes(layer, options))
+    if options.skip_blocks:
+        genes.extend(SkipGene(b.name) for b in network.blocks if not _kept(b.layers, options.keep))
+    chosen = tuple(gene for gene in genes if gene.cardinality > 1)
+    if not any(not isinstance(gene, CriterionGene) for gene in chosen):
+        raise ValueError("the space must leave something to choose, but got no gene with two alleles; allow more widths, bits or factors")
+    return CompressionSpace(network, tuple(g for g in genes if g.cardinality > 1 or _states(g, chosen)))
+
+
+def _states(gene: Gene, chosen: tuple[Gene, ...]) -> bool:
+    """A gene of one allele stays where it tells something: the criterion of a group with a width, or fixed bits."""
+    if isinstance(gene, CriterionGene):
+        return any(isinstance(g, WidthGene) and g.group == gene.group for g in chosen)
+    return isinstance(gene, WeightBitsGene | ActivationBitsGene)
+
+
+def legal_widths(size: int, shares: Iterable[float], multiple: int) -> tuple[int, ...]:
+    """Channel counts near share * size that the hardware likes: multiples of `multiple`, never fewer than one of them."""
+    step = min(multiple, size)
+    kept = {min(size, max(step, step * math.floor(share * size / step + 0.5))) for share in shares}
+    return tuple(sorted(kept))
+
+
+def _group_genes(group: ChannelGroup, options: SpaceOptions) -> list[Gene]:
+    if not options.widths or _kept(group.producers, options.keep):
+        return []
+    kept = legal_widths(group.size, options.widths, options.multiple)
+    return [WidthGene(group.name, kept), CriterionGene(group.name, options.criteria)]
+
+
+def _layer_genes(layer: Layer, options: SpaceOptions) -> list[Gene]:
+    if _kept((layer.name,), options.keep):
+        return []
+    genes: list[Gene] = []
+    if options.weight_bits:
+        genes.append(WeightBitsGene(layer.name, tuple(sorted(options.weight_bits))))
+    if options.activation_bits:
+        genes.append(ActivationBitsGene(layer.name, tuple(sorted(options.activation_bits))))
+    methods = [m for m in options.factors if _factorable(layer, m)]
+    if methods:
+        choices = tuple((method, share) for method in methods for share in sorted(options.factor_shares))
+        genes.append(FactorGene(layer.name, (("none", 1.0), *choices)))
+    return genes
+
+
+def _factorable(layer: Layer, method: str) -> bool:
+    if layer.groups > 1 or min(layer.in_channels, layer.out_channels) < 8:
+        return False
+    return method != "tucker2" or (layer.kind == "conv" and layer.kernel_area > 1)
+
+
+def _kept(names: Iterable[str], patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)

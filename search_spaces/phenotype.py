@@ -1,0 +1,95 @@
+"""Plans of a whole population as arrays, so that costs and scores are computed for all of them at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from search_spaces.network import Layer, Network
+from search_spaces.plan import FLOAT_BITS, CompressionPlan
+
+METHODS = ("none", "svd", "tucker2")
+
+
+@dataclass(frozen=True)
+class Phenotypes:
+    """N plans over a network of G groups, B blocks and L layers.
+
+    kept (N, G) channels per group; skipped (N, B) bool; method (N, L) index into METHODS; ranks (N, L, 2);
+    weight_bits and activation_bits (N, L). Column order is that of the network's tuples.
+    """
+
+    kept: np.ndarray
+    skipped: np.ndarray
+    method: np.ndarray
+    ranks: np.ndarray
+    weight_bits: np.ndarray
+    activation_bits: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+
+def full(network: Network, n: int) -> Phenotypes:
+    """N times the uncompressed network."""
+    layers = len(network.layers)
+    return Phenotypes(
+        kept=np.tile(np.array([g.size for g in network.groups], dtype=np.int64), (n, 1)).reshape(n, -1),
+        skipped=np.zeros((n, len(network.blocks)), dtype=bool),
+        method=np.zeros((n, layers), dtype=np.int64),
+        ranks=np.zeros((n, layers, 2), dtype=np.int64),
+        weight_bits=np.full((n, layers), FLOAT_BITS, dtype=np.int64),
+        activation_bits=np.full((n, layers), FLOAT_BITS, dtype=np.int64),
+    )
+
+
+def of_plan(network: Network, plan: CompressionPlan) -> Phenotypes:
+    """The one-row arrays of a plan; raises ValueError where the plan does not fit the network."""
+    one = full(network, 1)
+    groups = {g.name: i for i, g in enumerate(network.groups)}
+    blocks = {b.name: i for i, b in enumerate(network.blocks)}
+    layers = {layer.name: i for i, layer in enumerate(network.layers)}
+    for width in plan.widths:
+        one.kept[0, _place(groups, width.group, "channel group")] = _within(width.kept, network.group(width.group).size, width.group)
+    for mask in plan.masks:
+        one.kept[0, _place(groups, mask.group, "channel group")] = _within(len(mask.kept), network.group(mask.group).size, mask.group)
+    for skip in plan.skips:
+        one.skipped[0, _place(blocks, skip.block, "residual block")] = True
+    for factor in plan.factors:
+        at = _place(layers, factor.layer, "layer")
+        one.method[0, at] = METHODS.index(factor.method)
+        one.ranks[0, at, : len(factor.ranks)] = factor.ranks
+    for bits in plan.bits:
+        at = _place(layers, bits.layer, "layer")
+        one.weight_bits[0, at] = bits.weight
+        one.activation_bits[0, at] = bits.activation
+    return one
+
+
+def axis_sizes(network: Network, phenotypes: Phenotypes, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Input and output channels of a layer in every plan, each (N,)."""
+    columns = {g.name: i for i, g in enumerate(network.groups)}
+    return (
+        _axis(phenotypes.kept, columns, layer.in_axis.fixed, layer.in_axis.terms),
+        _axis(phenotypes.kept, columns, layer.out_axis.fixed, layer.out_axis.terms),
+    )
+
+
+def _axis(kept: np.ndarray, columns: dict[str, int], fixed: int, terms: tuple[tuple[str, int], ...]) -> np.ndarray:
+    size = np.full(len(kept), fixed, dtype=np.int64)
+    for group, times in terms:
+        size = size + times * kept[:, columns[group]]
+    return size
+
+
+def _place(columns: dict[str, int], name: str, kind: str) -> int:
+    if name not in columns:
+        raise ValueError(f"a plan must name a {kind} of the network, but got {name!r}; known are: {', '.join(columns)}")
+    return columns[name]
+
+
+def _within(kept: int, size: int, group: str) -> int:
+    if not 1 <= kept <= size:
+        raise ValueError(f"1 <= kept <= {size} must hold for group {group!r}, but got kept={kept}; correct the plan")
+    return kept

@@ -1,0 +1,89 @@
+"""The phenotype: one record per decision, in the order of application prune -> decompose -> quantise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class Width:
+    """Keep `kept` channels of a channel group: those that `criterion` ranks highest."""
+
+    group: str
+    kept: int
+    criterion: str = "l1"
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Keep exactly these channels of a channel group (sorted indices)."""
+
+    group: str
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Replace a residual block by its identity shortcut."""
+
+    block: str
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Replace a layer's weight by factors: `svd` has one rank, `tucker2` has (input rank, output rank)."""
+
+    layer: str
+    method: str
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bit-widths of a layer's weights and of its input activations; 32 means left in floating point."""
+
+    layer: str
+    weight: int = FLOAT_BITS
+    activation: int = FLOAT_BITS
+
+
+@dataclass(frozen=True)
+class CompressionPlan:
+    """Everything that will be done to a network. What a plan does not mention stays as it is.
+
+    Equal plans have equal digests; `CompressionPlan.from_json(plan.to_json()) == plan`.
+    """
+
+    widths: tuple[Width, ...] = ()
+    masks: tuple[Mask, ...] = ()
+    skips: tuple[Skip, ...] = ()
+    factors: tuple[Factor, ...] = ()
+    bits: tuple[Bits, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> CompressionPlan:
+        raw: Mapping[str, list[dict[str, Any]]] = json.loads(text)
+        unknown = sorted(set(raw) - set(_RECORDS))
+        if unknown:
+            raise ValueError(f"a plan has only the records {sorted(_RECORDS)}, but got {unknown}; remove them")
+        return cls(**{name: tuple(_record(kind, r) for r in raw.get(name, ())) for name, kind in _RECORDS.items()})
+
+    @property
+    def digest(self) -> str:
+        return hashlib.blake2b(self.to_json().encode(), digest_size=8).hexdigest()
+
+
+_RECORDS: dict[str, type] = {"widths": Width, "masks": Mask, "skips": Skip, "factors": Factor, "bits": Bits}
+
+
+def _record(kind: type, raw: dict[str, Any]) -> Any:
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
