@@ -50,37 +50,28 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Sequence[Tensor]) -> None:
-    """Set the ranges of all activation quantisers, each seeing the activations of the layers before it as they will be.
+def recalibrate(model: nn.Module, batches: Sequence[Tensor], ranges: bool) -> None:
+    """Batch-norm statistics anew as the cumulative average over the batches, forward passes only (Yu and Huang 2019).
 
-    One observing pass in eval mode; raises nothing when there is nothing to calibrate.
+    With `ranges`, the same passes set the ranges of the activation quantisers, which round nothing meanwhile.
+    The model ends in eval mode.
     """
-    quantisers = activation_quantisers(model)
-    if not quantisers:
-        return
-    model.eval()
-    for quantiser in quantisers:
-        quantiser.observing = True
-    for images in batches:
-        model(images)
-    for quantiser in quantisers:
-        quantiser.freeze()
-
-
-@torch.no_grad()
-def recalibrate(model: nn.Module, batches: Sequence[Tensor]) -> None:
-    """Batch-norm statistics anew as the cumulative average over the batches, forward passes only (Yu and Huang 2019)."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if not norms:
+    quantisers = activation_quantisers(model) if ranges else []
+    model.eval()
+    if not norms and not quantisers:
         return
     momenta = [norm.momentum for norm in norms]
-    model.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
+    for quantiser in quantisers:
+        quantiser.observing = True
     for images in batches:
         model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+    for quantiser in quantisers:
+        quantiser.freeze()

@@ -25,7 +25,9 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
             f"{str(error).splitlines()[0] if str(error) else 'no message'}; check the model and the data set"
         ) from error
     if not recording.layers:
-        raise ValueError("the model must contain at least one Conv2d or Linear layer that its forward pass uses, but got none")
+        raise ValueError(
+            "the model must contain at least one Conv2d or Linear layer that its forward pass uses, but got none"
+        )
     return _Describer(model, recording).trace()
 
 
@@ -73,7 +75,9 @@ class _Describer:
             producers = tuple(name for (name, role), _ in signature if role == "out" and not self._depthwise(name))
             producers = tuple(sorted(producers, key=order.index))
             consumers = tuple(sorted({name for (name, role), _ in signature if role == "in"}, key=order.index))
-            why = next((self.reasons[r] for r in roots if r in self.reasons), "" if consumers else "feeds no further layer")
+            why = next(
+                (self.reasons[r] for r in roots if r in self.reasons), "" if consumers else "feeds no further layer"
+            )
             if why or len(roots) < 2:
                 dense.append(Dense("+".join(producers), len(roots), why or "has a single channel"))
                 continue

@@ -68,13 +68,17 @@ def _weight(layer: nn.Module) -> Tensor:
 
 def _conv_of(layer: nn.Module) -> nn.Conv2d:
     if not isinstance(layer, nn.Conv2d) or layer.groups != 1:
-        raise ValueError(f"only ungrouped convolutions (and linear layers, by svd) can be factorised, but got {layer}; leave it dense")
+        raise ValueError(
+            f"only ungrouped convolutions (and linear layers, by svd) can be factorised, but got {layer}; leave it dense"
+        )
     return layer
 
 
 def _checked(ranks: tuple[int, ...], limits: tuple[int, ...], layer: nn.Module) -> tuple[int, ...]:
     if len(ranks) != len(limits) or not all(1 <= r <= limit for r, limit in zip(ranks, limits, strict=True)):
-        raise ValueError(f"ranks must lie between 1 and {limits} for {layer}, but got ranks={ranks}; choose smaller ones")
+        raise ValueError(
+            f"ranks must lie between 1 and {limits} for {layer}, but got ranks={ranks}; choose smaller ones"
+        )
     return ranks
 
 

@@ -98,7 +98,9 @@ BATCH_NORMS = {name for name in POINTWISE if "batch_norm" in name}
 Run = Callable[[Any], Any]
 
 
-def pass_labels(name: str, units: Units, labels: Sequence[Tensor | None], args: Any, rerun: Run, output: Tensor) -> Tensor | None:
+def pass_labels(
+    name: str, units: Units, labels: Sequence[Tensor | None], args: Any, rerun: Run, output: Tensor
+) -> Tensor | None:
     """Labels of an operation's (first) output, or None where no rule covers it.
 
     labels: those of the tensor arguments in order, None for tensors without labels (parameters, constants).

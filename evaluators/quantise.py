@@ -148,7 +148,9 @@ def quantise_layer(module: nn.Module, bits: Bits) -> nn.Module:
     if isinstance(module, nn.Sequential):
         return nn.Sequential(*(quantise_layer(part, bits) for part in module))
     if not isinstance(module, nn.Conv2d | nn.Linear):
-        raise TypeError(f"only Conv2d and Linear layers can be quantised, but got {type(module).__name__}; leave it at 32 bits")
+        raise TypeError(
+            f"only Conv2d and Linear layers can be quantised, but got {type(module).__name__}; leave it at 32 bits"
+        )
     return QuantisedLayer(module, bits.weight, bits.activation)
 
 
@@ -159,7 +161,9 @@ def activation_quantisers(model: nn.Module) -> list[ActivationQuantiser]:
 def codes_of(layer: QuantisedLayer) -> tuple[Tensor, Tensor]:
     """Integer codes (int8) and step sizes of a quantised weight: codes * steps is the baked weight exactly."""
     if layer.step is None:
-        raise ValueError("codes exist only for quantised weights, but got a layer with 32 weight bits; store it in float32")
+        raise ValueError(
+            "codes exist only for quantised weights, but got a layer with 32 weight bits; store it in float32"
+        )
     step = layer.step.detach().abs().clamp_min(1e-8)
     codes = (layer.layer.weight.detach() / step).round().clamp(*weight_range(layer.weight_bits))
     return codes.to(torch.int8), step

@@ -95,7 +95,9 @@ def _to_units(trace: Trace, layer: str, group: int, scores: Tensor, size: int) -
 def _weight(model: nn.Module, layer: str) -> Tensor:
     weight = model.get_submodule(layer).weight
     if not isinstance(weight, Tensor):
-        raise TypeError(f"layer {layer} must have a weight tensor, but got {type(weight).__name__}; leave it out of the space")
+        raise TypeError(
+            f"layer {layer} must have a weight tensor, but got {type(weight).__name__}; leave it out of the space"
+        )
     return weight.detach()
 
 

@@ -22,10 +22,12 @@ MAX_PLACES = 200_000  # unfolded input places per layer kept for C; beyond, plac
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """input_covariance (fan-in, fan-in), input_mean (fan-in,), output_gradient (outputs, outputs), taylor (outputs,)."""
+    """input_covariance (fan-in, fan-in), input_mean (fan-in,), input_range (2,), output_gradient (outputs, outputs),
+    taylor (outputs,)."""
 
     input_covariance: Tensor
     input_mean: Tensor
+    input_range: Tensor
     output_gradient: Tensor
     taylor: Tensor
 
@@ -37,12 +39,15 @@ class _Accumulator:
         self.layer = layer
         self.gram: Tensor | None = None
         self.sum: Tensor | None = None
+        self.range = torch.zeros(2)
         self.places = 0
         self.gradient: Tensor | None = None
         self.taylor: Tensor | None = None
 
     def add_input(self, x: Tensor, share: int) -> None:
         rows = unfold(self.layer, x.detach())[::share].double()
+        low, high = torch.aminmax(x.detach())
+        self.range = torch.stack([torch.minimum(self.range[0], low.cpu()), torch.maximum(self.range[1], high.cpu())])
         self.gram = rows.T @ rows + (0 if self.gram is None else self.gram)
         self.sum = rows.sum(0) + (0 if self.sum is None else self.sum)
         self.places += len(rows)
@@ -58,11 +63,15 @@ class _Accumulator:
 
     def result(self, images: int, batches: int, outputs: int) -> LayerStatistics:
         if self.gram is None or self.sum is None or self.gradient is None:
-            raise ValueError("every described layer must run in the forward and backward pass, but one did not; check the model")
+            raise ValueError(
+                "every described layer must run in the forward and backward pass, but one did not; check the model"
+            )
         mean = self.sum / self.places
         covariance = self.gram / self.places - torch.outer(mean, mean)
         taylor = torch.zeros(outputs, dtype=torch.float64) if self.taylor is None else self.taylor / batches
-        return LayerStatistics(covariance.float(), mean.float(), (self.gradient / images).float(), taylor.float())
+        return LayerStatistics(
+            covariance.float(), mean.float(), self.range, (self.gradient / images).float(), taylor.float()
+        )
 
 
 def unfold(layer: nn.Module, x: Tensor) -> Tensor:
@@ -70,7 +79,9 @@ def unfold(layer: nn.Module, x: Tensor) -> Tensor:
     if not isinstance(layer, nn.Conv2d):
         return x.flatten(0, -2)
     if isinstance(layer.padding, str):
-        raise ValueError(f"a convolution must have numeric padding, but got padding={layer.padding!r}; write it as a number")
+        raise ValueError(
+            f"a convolution must have numeric padding, but got padding={layer.padding!r}; write it as a number"
+        )
     columns = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     rows = columns.transpose(1, 2)
     if layer.groups > 1:
@@ -79,7 +90,12 @@ def unfold(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def collect(
-    model: nn.Module, layers: Sequence[str], images: Tensor, seed: int, batch: int = 64, progress: Callable[[int], Any] | None = None
+    model: nn.Module,
+    layers: Sequence[str],
+    images: Tensor,
+    seed: int,
+    batch: int = 64,
+    progress: Callable[[int], Any] | None = None,
 ) -> dict[str, LayerStatistics]:
     """One forward and backward pass over `images` (N, C, H, W) in eval mode; parameters and mode are left as they were."""
     modules = {name: model.get_submodule(name) for name in layers}
@@ -95,7 +111,9 @@ def collect(
     try:
         for start in range(0, len(images), batch):
             logits = model(images[start : start + batch])
-            labels = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator).squeeze(1).to(logits.device)
+            labels = (
+                torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator).squeeze(1).to(logits.device)
+            )
             model.zero_grad(set_to_none=True)
             F.cross_entropy(logits, labels, reduction="sum").backward()
             for name, module in modules.items():
@@ -128,5 +146,5 @@ def _outputs(module: nn.Module) -> int:
 
 def as_arrays(statistics: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
     """Flat tensors for storage, named layer/field."""
-    fields = ("input_covariance", "input_mean", "output_gradient", "taylor")
+    fields = ("input_covariance", "input_mean", "input_range", "output_gradient", "taylor")
     return {f"{name}/{key}": getattr(stats, key).contiguous() for name, stats in statistics.items() for key in fields}

@@ -106,12 +106,16 @@ class _Tracer(TorchDispatchMode):
             self._record(func, args, kwargs, inputs, output, outputs)
         return output
 
-    def _record(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], output: Any, outputs: list[Tensor]) -> None:
+    def _record(
+        self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], output: Any, outputs: list[Tensor]
+    ) -> None:
         name = func._schema.name.split("::")[-1]
         layer = self._layer(name, args, inputs, outputs[0])
         if layer:
             labels: Any = spread(
-                self.recording.layers[layer].out_labels, outputs[0].shape, 1 if name == "convolution" else outputs[0].dim() - 1
+                self.recording.layers[layer].out_labels,
+                outputs[0].shape,
+                1 if name == "convolution" else outputs[0].dim() - 1,
             )
             made = [labels]
         else:
@@ -139,12 +143,20 @@ class _Tracer(TorchDispatchMode):
         labels = self.labels_of(x)
         line = None if labels is None else along(labels, dim)
         module = known.rpartition(".")[0]
-        if line is None or not isinstance(self._modules.get(module), nn.Conv2d | nn.Linear) or known.rpartition(".")[2] != "weight":
+        if (
+            line is None
+            or not isinstance(self._modules.get(module), nn.Conv2d | nn.Linear)
+            or known.rpartition(".")[2] != "weight"
+        ):
             return ""
-        self._call(module, "conv" if dim == 1 and name == "convolution" else "linear", weight, line, groups, bias, x, output)
+        self._call(
+            module, "conv" if dim == 1 and name == "convolution" else "linear", weight, line, groups, bias, x, output
+        )
         return module
 
-    def _call(self, name: str, kind: str, weight: Tensor, line: Tensor, groups: int, bias: bool, x: Tensor, output: Tensor) -> None:
+    def _call(
+        self, name: str, kind: str, weight: Tensor, line: Tensor, groups: int, bias: bool, x: Tensor, output: Tensor
+    ) -> None:
         units, layers = self.recording.units, self.recording.layers
         if name not in layers:
             layers[name] = LayerCall(name, kind, weight, line, _out_labels(units, line, weight, groups), groups, bias)
@@ -155,7 +167,9 @@ class _Tracer(TorchDispatchMode):
         call.out_positions += output.numel() // len(call.out_labels)
         call.calls += 1
 
-    def _passed(self, name: str, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], output: Any, outputs: list[Tensor]) -> list[Tensor]:
+    def _passed(
+        self, name: str, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], output: Any, outputs: list[Tensor]
+    ) -> list[Tensor]:
         """Labels of every output of an operation that is not a layer; pins what no rule covers."""
         units = self.recording.units
         if name in ("arange", "full", "zeros", "ones", "scalar_tensor", "empty"):
@@ -176,7 +190,10 @@ class _Tracer(TorchDispatchMode):
             self._vector(args, passed)
         flat = [t for t in tree_flatten(passed)[0] if isinstance(t, Tensor)]
         first = flat[0]
-        return [flat[i] if i < len(flat) and flat[i].shape == t.shape else _reshaped(first, t) for i, t in enumerate(outputs)]
+        return [
+            flat[i] if i < len(flat) and flat[i].shape == t.shape else _reshaped(first, t)
+            for i, t in enumerate(outputs)
+        ]
 
     def _operand(self, tensor: Tensor, name: str) -> Tensor | None:
         """Labels of an operand; a constant tensor that meets channels element by element counts as uncuttable."""
@@ -197,7 +214,9 @@ class _Tracer(TorchDispatchMode):
             return
         module = next(iter(names)).rpartition(".")[0]
         if module in self.recording.vectors:
-            self.recording.units.join(self.recording.vectors[module], line, "shares a batch normalisation with fixed channels")
+            self.recording.units.join(
+                self.recording.vectors[module], line, "shares a batch normalisation with fixed channels"
+            )
         self.recording.vectors[module] = line
 
     def _keep(self, tensor: Tensor, labels: Tensor) -> None:

@@ -51,5 +51,7 @@ class Problem:
         """Sum of relative excesses over the constraints' limits: 0 where feasible, +inf for a failed evaluation."""
         if not evaluation.completed:
             return np.inf
-        excess = [(evaluation.measures.get(c.measure, np.inf) - c.upper) / max(abs(c.upper), 1e-12) for c in self.constraints]
+        excess = [
+            (evaluation.measures.get(c.measure, np.inf) - c.upper) / max(abs(c.upper), 1e-12) for c in self.constraints
+        ]
         return float(sum(max(0.0, e) for e in excess))

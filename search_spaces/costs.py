@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,7 +44,11 @@ def parts(layer: Layer, method: str, c_in: np.ndarray, c_out: np.ndarray, ranks:
     if method == "svd":
         shapes = [(c_in * first * area, at_out, first), (first * c_out, at_out, c_out)]
     elif method == "tucker2":
-        shapes = [(c_in * first, at_in, first), (first * second * area, at_out, second), (second * c_out, at_out, c_out)]
+        shapes = [
+            (c_in * first, at_in, first),
+            (first * second * area, at_out, second),
+            (second * c_out, at_out, c_out),
+        ]
     else:
         raise ValueError(f"a factorisation must be one of {METHODS}, but got method={method!r}; choose one of these")
     return [Part(weights, weights * positions, outputs) for weights, positions, outputs in shapes]
@@ -158,7 +163,10 @@ def _inner_bytes(layer: Layer, phenotypes: Phenotypes, row: int, index: int, kep
     if method == "svd":
         return [FLOAT_BYTES * first * layer.out_positions // per_call]
     if method == "tucker2":
-        return [FLOAT_BYTES * first * layer.in_positions // per_call, FLOAT_BYTES * second * layer.out_positions // per_call]
+        return [
+            FLOAT_BYTES * first * layer.in_positions // per_call,
+            FLOAT_BYTES * second * layer.out_positions // per_call,
+        ]
     return []
 
 
@@ -168,5 +176,4 @@ def _peak_of_step(bytes_of: list[int], live: set[int], dying: set[int], made: se
         return sum(bytes_of[i] for i in live) + output
     kept = sum(bytes_of[i] for i in live - dying)
     chain = [sum(bytes_of[i] for i in dying), *inner, output]
-    return kept + max(a + b for a, b in zip(chain, chain[1:], strict=False))
-
+    return kept + max(a + b for a, b in pairwise(chain))

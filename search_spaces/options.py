@@ -38,7 +38,9 @@ def build_space(network: Network, options: SpaceOptions) -> CompressionSpace:
         genes.extend(SkipGene(b.name) for b in network.blocks if not _kept(b.layers, options.keep))
     chosen = tuple(gene for gene in genes if gene.cardinality > 1)
     if not any(not isinstance(gene, CriterionGene) for gene in chosen):
-        raise ValueError("the space must leave something to choose, but got no gene with two alleles; allow more widths, bits or factors")
+        raise ValueError(
+            "the space must leave something to choose, but got no gene with two alleles; allow more widths, bits or factors"
+        )
     return CompressionSpace(network, tuple(g for g in genes if g.cardinality > 1 or _states(g, chosen)))
 
 

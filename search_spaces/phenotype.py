@@ -51,9 +51,13 @@ def of_plan(network: Network, plan: CompressionPlan) -> Phenotypes:
     blocks = {b.name: i for i, b in enumerate(network.blocks)}
     layers = {layer.name: i for i, layer in enumerate(network.layers)}
     for width in plan.widths:
-        one.kept[0, _place(groups, width.group, "channel group")] = _within(width.kept, network.group(width.group).size, width.group)
+        one.kept[0, _place(groups, width.group, "channel group")] = _within(
+            width.kept, network.group(width.group).size, width.group
+        )
     for mask in plan.masks:
-        one.kept[0, _place(groups, mask.group, "channel group")] = _within(len(mask.kept), network.group(mask.group).size, mask.group)
+        one.kept[0, _place(groups, mask.group, "channel group")] = _within(
+            len(mask.kept), network.group(mask.group).size, mask.group
+        )
     for skip in plan.skips:
         one.skipped[0, _place(blocks, skip.block, "residual block")] = True
     for factor in plan.factors:

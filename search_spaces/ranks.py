@@ -8,7 +8,9 @@ from search_spaces.costs import parts
 from search_spaces.network import Layer
 
 
-def ranks_for(layer: Layer, method: str, share: float, c_in: np.ndarray, c_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ranks_for(
+    layer: Layer, method: str, share: float, c_in: np.ndarray, c_out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Ranks (N, 2) for layers of these channel counts (N,), and which rows are worth it (N,) bool.
 
     svd: rank r with r (k k C + N) <= share k k C N, second column 0. tucker2: ranks proportional to C and N, the positive root

@@ -10,7 +10,16 @@ from functools import cached_property
 
 import numpy as np
 
-from search_spaces.genes import ActivationBitsGene, CriterionGene, FactorGene, Gene, SkipGene, WeightBitsGene, WidthGene, full_allele
+from search_spaces.genes import (
+    ActivationBitsGene,
+    CriterionGene,
+    FactorGene,
+    Gene,
+    SkipGene,
+    WeightBitsGene,
+    WidthGene,
+    full_allele,
+)
 from search_spaces.genome import Genome
 from search_spaces.network import Network
 from search_spaces.phenotype import METHODS, Phenotypes, axis_sizes, full
@@ -69,12 +78,16 @@ class CompressionSpace:
 
     def _uniform(self, width: float, bits: float) -> Genome:
         shares = {WidthGene: width, WeightBitsGene: bits, ActivationBitsGene: bits}
-        codes = [round(shares[type(g)] * (g.cardinality - 1)) if type(g) in shares else full_allele(g) for g in self.genes]
+        codes = [
+            round(shares[type(g)] * (g.cardinality - 1)) if type(g) in shares else full_allele(g) for g in self.genes
+        ]
         return self.repair(codes)
 
     def validate(self, genome: Sequence[int]) -> None:
         if len(genome) != len(self.genes):
-            raise ValueError(f"a genome of this space must have {len(self.genes)} genes, but got {len(genome)}; was it made elsewhere?")
+            raise ValueError(
+                f"a genome of this space must have {len(self.genes)} genes, but got {len(genome)}; was it made elsewhere?"
+            )
         for code, gene in zip(genome, self.genes, strict=True):
             if not 0 <= code < gene.cardinality:
                 raise ValueError(
@@ -95,8 +108,14 @@ class CompressionSpace:
         kept[idle] = np.array(self._full)[idle]
         method = self.phenotypes(kept[None, :]).method[0]
         numbers = {layer.name: i for i, layer in enumerate(self.network.layers)}
-        dull = [i for i, g in enumerate(self.genes) if isinstance(g, FactorGene) and kept[i] and method[numbers[g.layer]] == 0]
-        widths = {g.group: int(kept[i]) == g.cardinality - 1 for i, g in enumerate(self.genes) if isinstance(g, WidthGene)}
+        dull = [
+            i
+            for i, g in enumerate(self.genes)
+            if isinstance(g, FactorGene) and kept[i] and method[numbers[g.layer]] == 0
+        ]
+        widths = {
+            g.group: int(kept[i]) == g.cardinality - 1 for i, g in enumerate(self.genes) if isinstance(g, WidthGene)
+        }
         same = [i for i, g in enumerate(self.genes) if isinstance(g, CriterionGene) and widths.get(g.group, True)]
         return [*idle, *dull, *same]
 
@@ -150,7 +169,11 @@ class CompressionSpace:
         """The plan of a genome; only what differs from the uncompressed network is mentioned."""
         self.validate(genome)
         one = self.phenotypes(np.array([genome]))
-        criteria = {g.group: g.criteria[code] for g, code in zip(self.genes, genome, strict=True) if isinstance(g, CriterionGene)}
+        criteria = {
+            g.group: g.criteria[code]
+            for g, code in zip(self.genes, genome, strict=True)
+            if isinstance(g, CriterionGene)
+        }
         skipped = self._skipped_layers(np.array(genome))
         layers = [(i, layer.name) for i, layer in enumerate(self.network.layers) if layer.name not in skipped]
         return CompressionPlan(

@@ -40,7 +40,9 @@ class CifarResNet(nn.Module):
     def __init__(self, depth: int, classes: int = 10) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"the depth of a CIFAR ResNet must be 6 n + 2, but got depth={depth}; use 8, 20, 32, 44 or 56")
+            raise ValueError(
+                f"the depth of a CIFAR ResNet must be 6 n + 2, but got depth={depth}; use 8, 20, 32, 44 or 56"
+            )
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])

@@ -1,0 +1,70 @@
+"""Connecting to Ray: an existing cluster, or a private one on this machine that leaves no trace."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_TOKEN_SETTINGS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+def connect(address: str | None, cpus: int) -> tuple[Any, bool]:
+    """The module `ray`, connected, and whether a cluster was started for it (which the caller then shuts down).
+
+    Without an address, and outside of a Ray job, a cluster with at least `cpus` CPU slots is started on this machine.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        _keep_private()
+    import ray
+
+    if ray.is_initialized():
+        return ray, False
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, num_cpus=max(cpus, os.cpu_count() or 1), **quiet)
+        return ray, True
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConnectionError(
+            f"address must be that of a running Ray cluster, but got address={address} ({reason}); "
+            "start the cluster, or leave the address out to run on this machine"
+        ) from error
+    return ray, False
+
+
+def _keep_private() -> None:
+    """A cluster that only this process uses: a token of its own, and sockets on the loopback address only.
+
+    Since Ray 2.59 `ray.init` protects a local cluster by a token, which it writes to the home directory unless one is
+    given; a token left there changes how later `ray` commands connect. Ray takes loopback only where it believes that
+    it cannot form a cluster, which it reads from the environment when it is first imported.
+    """
+    if not any(name in os.environ for name in _TOKEN_SETTINGS):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+def worker_environment(threads: int) -> dict[str, Any]:
+    """A runtime_env in which workers import what this process imports, from whatever folder they start in."""
+    paths = os.pathsep.join(import_paths([str(Path(__file__).resolve().parents[1]), *sys.path]))
+    return {"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}}
+
+
+def import_paths(entries: Iterable[str]) -> list[str]:
+    """Absolute folders among `entries` that are not part of the Python installation, which workers have anyway."""
+    installed = [Path(path) for path in set(sysconfig.get_paths().values())]
+    found = dict.fromkeys(os.path.abspath(entry) for entry in entries)
+    return [p for p in found if os.path.isdir(p) and not any(_is_within(Path(p), root) for root in installed)]
+
+
+def _is_within(path: Path, root: Path) -> bool:
+    return root == path or root in path.parents or bool({"site-packages", "dist-packages"} & set(path.parts))

@@ -1,0 +1,50 @@
+"""What every worker does with a request, in process or on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from evaluators.protocol import Evaluator, EvaluatorFactory
+from evo.candidates import Outcome, Request, Status
+
+
+def build(make_evaluator: EvaluatorFactory, threads: int) -> Evaluator:
+    with torch_threads(threads):
+        return make_evaluator()
+
+
+def answer(evaluator: Evaluator, request: Request, threads: int, worker: str) -> Outcome:
+    """Never raises for a bad plan: its exception becomes the reason of a failed outcome."""
+    began = time.perf_counter()
+    try:
+        with torch_threads(threads):
+            measured = evaluator.evaluate(request.plan, request.step, request.seed)
+        measures = {str(name): float(value) for name, value in measured.items()}
+    except Exception as error:
+        seconds = time.perf_counter() - began
+        return Outcome(request.key, Status.FAILED, reason=first_line(error), seconds=seconds, worker=worker)
+    return Outcome(request.key, Status.COMPLETED, measures, seconds=time.perf_counter() - began, worker=worker)
+
+
+def first_line(error: BaseException) -> str:
+    """`type: first line of the message`."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Run torch with a fixed number of threads, as results may depend on it. Torch itself is not imported for that."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,123 @@
+"""Tuned weights kept beside a run, as safetensors; and quantised weights packed at their bit-width."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from evaluators.quantise import QuantisedLayer, codes_of, weight_range
+from search_spaces.plan import CompressionPlan
+
+
+def tuned_name(plan: CompressionPlan, step: str, seed: int) -> str:
+    return f"{plan.digest}-{step}-{seed}.safetensors"
+
+
+def save_tuned(folder: Path, name: str, module: nn.Module) -> None:
+    """Write the module's state so that a reader sees all of it or nothing."""
+    save_tensors(folder / name, module.state_dict())
+
+
+def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """One safetensors file, put in place whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    save_file(own, partial, dict(metadata or {}))
+    os.replace(partial, file)
+
+
+def load_tuned(folder: Path, name: str, module: nn.Module) -> bool:
+    """Load a kept state into a module of the same plan; False where none is kept."""
+    if not (folder / name).is_file():
+        return False
+    module.load_state_dict(load_file(folder / name))
+    return True
+
+
+def packed_state(module: nn.Module) -> dict[str, Tensor]:
+    """Everything inference needs, at the size that `size_bytes` states: codes packed bit by bit, the rest in float32.
+
+    A quantised weight `a.weight` becomes `a.weight.codes` (uint8, packed), `a.weight.step` (float32 per output channel); its
+    shape and bit-width belong into the file's metadata (see `packed_metadata`).
+    """
+    state: dict[str, Tensor] = {}
+    for name, child in _leaves(module):
+        if isinstance(child, QuantisedLayer):
+            state.update(_packed_layer(name, child))
+        else:
+            state.update(_plain(name, child))
+    return state
+
+
+def packed_metadata(module: nn.Module) -> dict[str, str]:
+    """For every packed weight: bits and shape, e.g. {"a.weight": "4:16,16,3,3"}."""
+    quantised = [(n, m) for n, m in _leaves(module) if isinstance(m, QuantisedLayer) and m.step is not None]
+    return {f"{n}.weight": f"{m.weight_bits}:{','.join(map(str, m.layer.weight.shape))}" for n, m in quantised}
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Codes of a symmetric quantiser as a dense bit string, 8 to a byte: uint8 of ceil(n * bits / 8)."""
+    low, _ = weight_range(bits)
+    shifted = (codes.flatten().to(torch.int16) - low).numpy().astype(np.uint8)
+    as_bits = np.unpackbits(shifted[:, None], axis=1)[:, 8 - bits :]
+    return torch.from_numpy(np.packbits(as_bits.reshape(-1)))
+
+
+def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `pack`: int8 codes of the given shape."""
+    low, _ = weight_range(bits)
+    count = int(np.prod(shape))
+    as_bits = np.unpackbits(packed.numpy())[: count * bits].reshape(count, bits)
+    values = np.zeros(count, dtype=np.int16)
+    for column in range(bits):
+        values = values * 2 + as_bits[:, column]
+    return torch.from_numpy((values + low).astype(np.int8)).view(shape)
+
+
+def unpacked_state(state: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
+    """Float weights from a packed state, under the names of the baked module's parameters."""
+    result = {name: value for name, value in state.items() if not name.endswith((".codes", ".step"))}
+    for name, spec in metadata.items():
+        bits, _, shape = spec.partition(":")
+        codes = unpack(state[f"{name}.codes"], int(bits), tuple(int(s) for s in shape.split(",")))
+        result[name] = codes.float() * state[f"{name}.step"].view(-1, *[1] * (codes.dim() - 1))
+    return result
+
+
+def _leaves(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+    """Modules with state of their own; a quantised layer counts as one."""
+    if isinstance(module, QuantisedLayer):
+        return [(prefix, module)]
+    own = [(prefix, module)] if any(True for _ in (*module.parameters(False), *module.buffers(False))) else []
+    for name, child in module.named_children():
+        own.extend(_leaves(child, f"{prefix}.{name}" if prefix else name))
+    return own
+
+
+def _packed_layer(name: str, layer: QuantisedLayer) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    if layer.step is None:
+        state[f"{name}.weight"] = layer.layer.weight.detach().cpu().float().contiguous()
+    else:
+        codes, step = codes_of(layer)
+        state[f"{name}.weight.codes"] = pack(codes.cpu(), layer.weight_bits)
+        state[f"{name}.weight.step"] = step.detach().cpu().float().flatten().contiguous()
+    if layer.layer.bias is not None:
+        state[f"{name}.bias"] = layer.layer.bias.detach().cpu().float()
+    if not isinstance(layer.input, nn.Identity):
+        state[f"{name}.input.scale"] = layer.input.scale.detach().cpu().float().clone()
+        state[f"{name}.input.zero"] = layer.input.zero.detach().cpu().float().clone()
+    return state
+
+
+def _plain(name: str, module: nn.Module) -> dict[str, Tensor]:
+    named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    prefix = f"{name}." if name else ""
+    return {prefix + key: t.detach().cpu().float().contiguous() for key, t in named if t.is_floating_point()}

@@ -1,0 +1,124 @@
+"""The evaluator of compression plans: build the real small network, recover, measure. One per worker."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from evaluators import count
+from evaluators.artifacts import load_tuned, save_tuned, tuned_name
+from evaluators.compose import compose, recalibrate
+from evaluators.data import Images, Splits
+from evaluators.quantise import bake
+from evaluators.recovery import Budget, classify, tune
+from evaluators.saliency import Ranking
+from evaluators.trace import Trace
+from search_spaces.costs import costs
+from search_spaces.phenotype import of_plan
+from search_spaces.plan import CompressionPlan
+
+# What a search may name as objective or constraint: measured on the built network, or computed from the plan.
+MEASURES = ("top1_error", "cross_entropy", "params", "macs", "bops", "size_bytes", "peak_activation_bytes")
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """One fidelity step. recalibration and validation are numbers of images, 0 meaning the whole split.
+
+    `tune.epochs` may be a fraction. With `test`, the test split is measured as well, which only `final` may do.
+    With `save`, the tuned weights are kept beside the run, because making them again would be long.
+    """
+
+    recalibration: int = 512
+    validation: int = 1024
+    tune: Budget = field(default_factory=Budget)
+    test: bool = False
+    save: bool = False
+
+
+@dataclass(frozen=True)
+class CompressionEvaluator:
+    """Measures: top1_error and cross_entropy on the search-validation split, all costs, and test_* at a step that tests.
+
+    `teacher` is the uncompressed network in eval mode; it is never changed. Results depend on (plan, step, seed) alone.
+    """
+
+    teacher: nn.Module
+    trace: Trace
+    ranking: Ranking
+    splits: Splits
+    steps: Mapping[str, StepOptions]
+    device: torch.device
+    artifacts: Path | None = None
+    progress: Callable[[float], None] | None = None
+
+    def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
+        options = self.steps[step]
+        module = bake(self.realise(plan, step, seed))
+        measures = self.measure(module, options)
+        expected = {
+            name: float(value[0])
+            for name, value in costs(self.trace.network, of_plan(self.trace.network, plan), peak=True).items()
+        }
+        counted = count.parameters(module)
+        if counted != expected["params"]:
+            raise RuntimeError(
+                f"the built module must have {expected['params']:.0f} parameters, but got {counted}; report this plan"
+            )
+        return {**measures, **expected, "epochs": options.tune.epochs}
+
+    def measure(self, module: nn.Module, options: StepOptions) -> dict[str, float]:
+        """Errors of a finished module."""
+        error, entropy = classify(module, self.splits, self.validation(options), self.device)
+        measures = {"top1_error": error, "cross_entropy": entropy}
+        if options.test:
+            measures["test_top1_error"], measures["test_cross_entropy"] = classify(
+                module, self.splits, self.splits.test, self.device
+            )
+        return measures
+
+    def baseline(self, step: str) -> dict[str, float]:
+        """The same measures of the uncompressed network, without any tuning."""
+        nothing = CompressionPlan()
+        found = costs(self.trace.network, of_plan(self.trace.network, nothing), peak=True)
+        return {
+            **self.measure(self.teacher, self.steps[step]),
+            **{name: float(value[0]) for name, value in found.items()},
+        }
+
+    def realise(self, plan: CompressionPlan, step: str, seed: int) -> nn.Module:
+        """The tuned network of a plan at a step: from the kept weights where there are any, else made again, equally."""
+        options = self.steps[step]
+        module = compose(self.teacher, self.trace, self.ranking, plan).to(self.device)
+        name = tuned_name(plan, step, seed)
+        if self.artifacts is not None and load_tuned(self.artifacts, name, module):
+            return module.eval()
+        calibration = self._calibration(options)
+        recalibrate(module, calibration, ranges=True)
+        if options.tune.epochs > 0:
+            tune(module, self.teacher, self.splits, options.tune, seed, self.device, self.progress)
+            recalibrate(module, calibration, ranges=False)
+        module.eval()
+        if options.save and self.artifacts is not None:
+            save_tuned(self.artifacts, name, module)
+        return module
+
+    def validation(self, options: StepOptions) -> Images:
+        return self.splits.validation.head(options.validation) if options.validation else self.splits.validation
+
+    def _calibration(self, options: StepOptions) -> list[Tensor]:
+        images = self.splits.train.head(options.recalibration) if options.recalibration else self.splits.train
+        return [batch for batch, _ in self.splits.batches(images, 128, self.device)]
+
+
+def frozen_teacher(model: nn.Module, device: torch.device) -> nn.Module:
+    """A copy that gives logits only: eval mode, no gradients, channels last."""
+    teacher = copy.deepcopy(model).to(device, memory_format=torch.channels_last).eval()
+    for parameter in teacher.parameters():
+        parameter.requires_grad_(False)
+    return teacher

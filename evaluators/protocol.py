@@ -1,0 +1,21 @@
+"""What a worker holds: something that turns a plan into measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from search_spaces.plan import CompressionPlan
+
+
+class Evaluator(Protocol):
+    """Built once per worker, where it loads the network, data and statistics; then asked many times.
+
+    Equal arguments give equal measures, whatever was evaluated before. An exception means that this plan cannot be
+    evaluated: it is recorded as a failed evaluation and not retried.
+    """
+
+    def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]: ...
+
+
+EvaluatorFactory = Callable[[], Evaluator]

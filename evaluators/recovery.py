@@ -1,0 +1,119 @@
+"""Recover accuracy after compression: distillation from the uncompressed network, quantisation-aware where bits are low.
+
+One code for step 2 (a few steps), `final` (epochs) and the training of a baseline (no teacher); only the budget differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evaluators.data import Images, Splits
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long and how to tune. Loss = (1 - alpha) CE(y, s) + alpha T^2 KL(t || s) at temperature T (Hinton et al. 2015).
+
+    epochs: passes over the training split, fractions allowed, 0 for none. lr: peak of a one-cycle-free cosine that starts
+    with a linear warm-up over the first `warmup` share of the steps.
+    """
+
+    epochs: float = 0.0
+    batch: int = 64
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    alpha: float = 0.9
+    temperature: float = 4.0
+    warmup: float = 0.05
+
+
+def tune(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    splits: Splits,
+    budget: Budget,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[float], None] | None = None,
+) -> None:
+    """Train `model` in place; it ends in eval mode. Raises FloatingPointError when the loss stops being finite."""
+    if budget.epochs <= 0:
+        return
+    steps = max(1, round(budget.epochs * max(1, len(splits.train) // budget.batch)))
+    optimiser = torch.optim.SGD(_parameter_groups(model, budget), lr=budget.lr, momentum=budget.momentum, nesterov=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _cosine(step, steps, budget.warmup))
+    torch.manual_seed(seed)
+    model.train()
+    for step, (images, labels) in enumerate(splits.training_batches(budget.batch, budget.epochs, seed, device)):
+        loss = distillation_loss(model(images), labels, _logits(teacher, images), budget)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the tuning loss must stay finite, but got {loss.item()} at step {step}; lower its lr={budget.lr}"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.step()
+        schedule.step()
+        if progress is not None:
+            progress((step + 1) / steps)
+    model.eval()
+
+
+def distillation_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, budget: Budget) -> Tensor:
+    """Mean loss over the batch; plain cross-entropy without a teacher."""
+    hard = F.cross_entropy(logits, labels)
+    if teacher is None or budget.alpha == 0:
+        return hard
+    t = budget.temperature
+    soft = F.kl_div((logits / t).log_softmax(1), (teacher / t).log_softmax(1), reduction="batchmean", log_target=True)
+    return (1 - budget.alpha) * hard + budget.alpha * t * t * soft
+
+
+@torch.no_grad()
+def classify(
+    model: nn.Module, splits: Splits, split: Images, device: torch.device, batch: int = 256
+) -> tuple[float, float]:
+    """Top-1 error (share, 0..1) and mean cross-entropy (nats) on a split, in eval mode."""
+    model.eval()
+    wrong, entropy = 0, 0.0
+    for images, labels in splits.batches(split, batch, device):
+        logits = model(images)
+        wrong += int((logits.argmax(1) != labels).sum())
+        entropy += float(F.cross_entropy(logits, labels, reduction="sum"))
+    return wrong / len(split), entropy / len(split)
+
+
+def _logits(teacher: nn.Module | None, images: Tensor) -> Tensor | None:
+    if teacher is None:
+        return None
+    with torch.no_grad():
+        logits: Tensor = teacher(images)
+        return logits
+
+
+def _cosine(step: int, steps: int, warmup: float) -> float:
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def _parameter_groups(model: nn.Module, budget: Budget) -> list[dict[str, object]]:
+    """Weight decay on weights only: not on biases, normalisation or step sizes."""
+    named = list(_trainable(model))
+    decayed = [p for name, p in named if p.dim() > 1 and not name.endswith(".step")]
+    free = [p for name, p in named if p.dim() <= 1 or name.endswith(".step")]
+    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": budget.weight_decay}]
+    return [*groups, {"params": free, "weight_decay": 0.0}] if free else groups
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)

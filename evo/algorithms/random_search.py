@@ -1,0 +1,44 @@
+"""Random search: the baseline every other algorithm has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from evo.algorithms.population import check_sizes
+from evo.algorithms.proposals import digests, fresh, numbered, samples, starts
+from evo.candidates import STEP2, Batch, Evaluation
+from evo.problem import Problem
+from evo.randomness import stream
+
+
+@dataclass(frozen=True)
+class RandomState:
+    seed: int
+    asked: int = 0
+    generation: int = 0
+    seen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """Anchors first, then samples of the space, `population` at a time."""
+
+    problem: Problem
+    population: int = 40
+    step: str = STEP2
+
+    def __post_init__(self) -> None:
+        check_sizes(population=self.population)
+
+    def init(self, seed: int) -> RandomState:
+        return RandomState(seed)
+
+    def ask(self, state: RandomState) -> tuple[Batch, RandomState]:
+        rng = stream(state.seed, "proposals", state.asked)
+        source = samples(self.problem.space, rng) if state.asked else starts(self.problem.space, rng)
+        batch = numbered(fresh(source, state.seen, self.population), state.asked, self.step)
+        return batch, replace(state, asked=state.asked + 1, seen=state.seen + digests(batch))
+
+    def tell(self, state: RandomState, evaluations: Sequence[Evaluation]) -> RandomState:
+        return replace(state, generation=state.generation + 1)

@@ -1,0 +1,175 @@
+"""Two-step fitness around any algorithm: score everyone cheaply, measure some, and let measurements correct scores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from evo.algorithm import AnyAlgorithm
+from evo.algorithms.population import check_sizes
+from evo.archive import feasible, objective_values, violations
+from evo.calibration import Calibration
+from evo.candidates import STEP1, STEP2, Batch, Evaluation
+from evo.problem import Problem
+from evo.promotion import promotion_order
+from evo.registry import CALIBRATIONS, resolve
+from search_spaces.genome import Genome
+
+
+@dataclass(frozen=True)
+class TwoStepState:
+    """`waiting` holds lower-step evaluations without a measurement, `measured` every upper-step evaluation so far.
+
+    A measured evaluation also carries its lower-step measures. While `promoting`, the next batch is of the upper step.
+    """
+
+    seed: int
+    inner: Any
+    generation: int = 0
+    promoting: bool = False
+    waiting: tuple[Evaluation, ...] = ()
+    measured: tuple[Evaluation, ...] = ()
+
+
+@dataclass(frozen=True)
+class TwoStep:
+    """A generation is two batches: all candidates of `inner` at the lower step, then `promote` of them at the upper.
+
+    `surrogates` names, for every measure that the lower step cannot give, the lower-step measure that rises with it
+    (with its minimised value). Unmeasured candidates are told to `inner` with a value estimated by `calibration` from
+    all pairs of the run so far; up to `memory` of them stay eligible for promotion, and are told again with every
+    better estimate, so no early overestimate lives on. Genomes measured before are not promoted again.
+    """
+
+    problem: Problem
+    inner: AnyAlgorithm
+    promote: int = 10
+    surrogates: Mapping[str, str] = field(default_factory=lambda: {"top1_error": "predicted_loss_increase"})
+    calibration: str | Calibration = "isotonic"
+    memory: int = 200
+    lower: str = STEP1
+    upper: str = STEP2
+
+    def __post_init__(self) -> None:
+        check_sizes(promote=self.promote, memory=self.memory)
+
+    def init(self, seed: int) -> TwoStepState:
+        return TwoStepState(seed, self.inner.init(seed))
+
+    def ask(self, state: TwoStepState) -> tuple[Batch, TwoStepState]:
+        if state.promoting:
+            return Batch(tuple(replace(e.candidate, step=self.upper) for e in self._promoted(state))), state
+        batch, inner = self.inner.ask(state.inner)
+        cheap = tuple(replace(c, step=self.lower) for c in batch.candidates)
+        return Batch(cheap, batch.train_on), replace(state, inner=inner)
+
+    def tell(self, state: TwoStepState, evaluations: Sequence[Evaluation]) -> TwoStepState:
+        told = tuple(sorted(evaluations, key=lambda e: e.candidate.key))
+        if state.promoting:
+            return self._finished(replace(state, measured=state.measured + _with_lower(told, state.waiting)))
+        scored = replace(state, waiting=state.waiting + told, promoting=True)
+        return scored if self._order(scored, _eligible(scored), 0) else self._finished(scored)
+
+    def _promoted(self, state: TwoStepState) -> list[Evaluation]:
+        """Which waiting candidates to measure next: those expected to add most to what is measured."""
+        eligible = _eligible(state)
+        return [eligible[i] for i in self._order(state, eligible, self.promote)[: self.promote]]
+
+    def _finished(self, state: TwoStepState) -> TwoStepState:
+        """Tell the inner algorithm the generation: measured where there is a measurement, estimated elsewhere."""
+        known: dict[Genome, Evaluation] = {e.candidate.genome: e for e in state.measured}
+        unmeasured = [e for e in state.waiting if e.candidate.genome not in known]
+        settled = [replace(known[e.candidate.genome], candidate=e.candidate) for e in _with(known, state.waiting)]
+        told = [*settled, *self._estimated(state, unmeasured)]
+        told = [replace(e, candidate=replace(e.candidate, step=self.upper)) for e in told]
+        eligible = _eligible(state)
+        kept = sorted(self._order(state, eligible, 0)[: self.memory])
+        return replace(
+            state,
+            inner=self.inner.tell(state.inner, told),
+            generation=state.generation + 1,
+            promoting=False,
+            waiting=tuple(eligible[i] for i in kept),
+        )
+
+    def _order(self, state: TwoStepState, waiting: Sequence[Evaluation], by_gain: int) -> list[int]:
+        """Waiting candidates from the most to the least worth measuring, the first `by_gain` by hypervolume gain."""
+        self._check_measures(waiting)
+        calibrated = any(_pairs(state.measured, *names)[0] for names in self.surrogates.items())
+        problem = self.problem if calibrated else _without_constraints(self.problem, self.surrogates)
+        estimates = self._estimated(state, waiting)
+        values, excess = objective_values(problem, estimates), violations(problem, estimates)
+        if not (calibrated and problem.reference):
+            return promotion_order(values, excess)
+        front = objective_values(problem, feasible(problem, state.measured, self.upper))
+        return promotion_order(values, excess, front, problem.reference, by_gain)
+
+    def _estimated(self, state: TwoStepState, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+        """Lower-step evaluations with an estimate for every surrogate; before there is any pair it is the surrogate."""
+        scored = [e for e in evaluations if e.completed]
+        columns = {measure: self._estimates(state, scored, measure) for measure in self.surrogates}
+        extra = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(scored))]
+        filled = iter([replace(e, measures={**e.measures, **more}) for e, more in zip(scored, extra, strict=True)])
+        return [next(filled) if e.completed else e for e in evaluations]
+
+    def _estimates(self, state: TwoStepState, scored: Sequence[Evaluation], measure: str) -> np.ndarray:
+        surrogate = self.surrogates[measure]
+        query = np.array([e.measures.get(surrogate, np.nan) for e in scored])
+        pairs, x, y = _pairs(state.measured, measure, surrogate)
+        sign = next((o.sign for o in self.problem.objectives if o.measure == measure), 1.0)
+        if not pairs or not scored:
+            return sign * query
+        calibrate = resolve(CALIBRATIONS, self.calibration) if isinstance(self.calibration, str) else self.calibration
+        estimate = sign * calibrate(_codes(pairs), x, sign * y, _codes(scored), query)
+        return np.where(np.isfinite(query), estimate, np.nan)
+
+    def _check_measures(self, waiting: Sequence[Evaluation]) -> None:
+        given = set().union(*(e.measures for e in waiting))
+        needed = {self.surrogates.get(o.measure, o.measure) for o in self.problem.objectives}
+        if waiting and not needed <= given:
+            raise ValueError(
+                f"{self.lower} must measure every objective or its surrogate, but got measures={sorted(given)} "
+                f"without {sorted(needed - given)}; name a surrogate that it measures"
+            )
+
+
+def _eligible(state: TwoStepState) -> list[Evaluation]:
+    """The first waiting evaluation of every genome that was scored but never measured."""
+    first: dict[Genome, Evaluation] = {}
+    measured = {e.candidate.genome for e in state.measured}
+    for e in state.waiting:
+        if e.completed and e.candidate.genome not in measured:
+            first.setdefault(e.candidate.genome, e)
+    return list(first.values())
+
+
+def _with(known: Collection[Genome], evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    return [e for e in evaluations if e.candidate.genome in known]
+
+
+def _pairs(
+    measured: Iterable[Evaluation], measure: str, surrogate: str
+) -> tuple[list[Evaluation], np.ndarray, np.ndarray]:
+    """Completed evaluations that have both, finite, with the surrogate (K,) and the measure (K,)."""
+    both = [e for e in measured if e.completed and measure in e.measures and surrogate in e.measures]
+    both = [e for e in both if np.isfinite([e.measures[measure], e.measures[surrogate]]).all()]
+    return both, np.array([e.measures[surrogate] for e in both]), np.array([e.measures[measure] for e in both])
+
+
+def _with_lower(upper: Sequence[Evaluation], lower: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
+    """Upper-step evaluations with the lower-step measures they do not have themselves, joined by id."""
+    before = {e.candidate.id: e.measures for e in lower}
+    return tuple(
+        replace(e, measures={**before.get(e.candidate.id, {}), **e.measures}) if e.completed else e for e in upper
+    )
+
+
+def _codes(evaluations: Sequence[Evaluation]) -> np.ndarray:
+    return np.array([e.candidate.genome for e in evaluations], dtype=np.int64)
+
+
+def _without_constraints(problem: Problem, measures: Iterable[str]) -> Problem:
+    return replace(problem, constraints=tuple(c for c in problem.constraints if c.measure not in measures))

@@ -1,0 +1,211 @@
+"""The Python interface: search, resume, load, export. The command line is a thin layer over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from evaluators.data import ImageData
+from evaluators.export import FORMATS, FORMATS_BY_ENDING, export
+from evaluators.quantise import bake
+from evo.budget import Budget
+from evo.build import (
+    GIVEN,
+    LEARNED,
+    SURROGATE,
+    Given,
+    Study,
+    build_algorithm,
+    build_backend,
+    build_study,
+    check_names,
+    keep_study,
+    scorers,
+    worker_kit,
+)
+from evo.candidates import FINAL, STEP1, STEP2
+from evo.config import Config, parse, validate
+from evo.display import NoDisplay, display
+from evo.final import evaluation_seed, measure_finals
+from evo.front import FrontPoint
+from evo.keeping import KeepFront, KeepTracking, tracked_run
+from evo.manifest import RunInfo
+from evo.observers import SearchObserver
+from evo.progress import Listener, SearchInfo
+from evo.registry import TRACKERS, resolve
+from evo.reporting import FidelityPair, View, reports
+from evo.result import Choice, Result, load
+from evo.search import run_search
+from evo.storage import RunDirectory
+from evo.writing import write_outputs
+
+__all__ = ["Choice", "Given", "Listeners", "Result", "export_point", "load", "resume", "run_config", "search"]
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who hears of the search besides the tracker; `note` takes sentences for people."""
+
+    display: Listener = field(default_factory=NoDisplay)
+    note: Callable[[str], None] = lambda _: None
+
+
+def search(
+    model: nn.Module | Mapping[str, Any] | str,
+    data: ImageData | tuple[Any, Any] | Mapping[str, Any] | str,
+    objectives: Sequence[str | Mapping[str, Any]] = ("top1_error", "macs", "size_bytes"),
+    run_dir: str | Path = "runs/search",
+    validation: int = 2000,
+    **sections: Mapping[str, Any],
+) -> Result:
+    """Search the Pareto front of a network's compressed versions.
+
+    model: a trained torch.nn.Module, the name of a built-in one, or the `model` section of a configuration.
+    data: `ImageData`, a pair (train, test) of data sets of (image tensor, label), a name, or the `data` section.
+    objectives: measures to minimise. Other sections of the configuration (space, budget, execution ...) are keyword
+    arguments with dictionaries; `validation` training images are held out of data handed over. Raises ValueError for anything that cannot work, before any long computation.
+    """
+    from evaluators.datasets import from_factory
+
+    given = Given(
+        model if isinstance(model, nn.Module) else None,
+        from_factory(data) if isinstance(data, ImageData | tuple) else None,
+    )
+    values = {
+        **sections,
+        "model": {"factory": GIVEN} if given.model is not None else _section(model),
+        "data": {"factory": GIVEN, "validation": validation} if given.data is not None else _section(data),
+        "objectives": [{"measure": o} if isinstance(o, str) else dict(o) for o in objectives],
+    }
+    return run_config(validate(values, "evo.search"), str(run_dir), given=given, listeners=Listeners(display()))
+
+
+def _section(value: Any) -> dict[str, Any]:
+    return {"factory": value} if isinstance(value, str) else dict(value)
+
+
+def run_config(
+    config: Config,
+    run_dir: str,
+    address: str | None = None,
+    listeners: Listeners = Listeners(),
+    given: Given = Given(),  # noqa: B008 - frozen
+) -> Result:
+    """Start a new search in an empty run directory."""
+    check_names(config)
+    RunDirectory.require_empty(run_dir)
+    listeners.note(f"loading {config.model.factory} and {config.data.factory}")
+    study = build_study(config, None, given)
+    run = RunDirectory.create(run_dir, config.to_yaml(), _info(study, config, study.baseline))
+    return _run(run, study, address, listeners, given)
+
+
+def resume(
+    run_dir: str,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    listeners: Listeners = Listeners(),
+    given: Given = Given(),  # noqa: B008 - frozen
+) -> Result:
+    """Continue a search where it stopped; overrides may extend its budget, or change how it runs and is tracked."""
+    run = RunDirectory.open(run_dir)
+    config = parse(run.config, overrides, f"{run_dir}/config.yaml")
+    check_names(config)
+    _check_given(config, given)
+    run.latest()
+    listeners.note(f"loading {config.model.factory} and {config.data.factory}")
+    study = build_study(config, run.local, given)
+    run.info.require_same(_info(study, config, run.info.baseline))
+    run.write("config.yaml", config.to_yaml().encode())
+    return _run(run, study, address, listeners, given)
+
+
+def _info(study: Study, config: Config, baseline: Mapping[str, float]) -> RunInfo:
+    objectives = tuple(f"{o.direction} {o.measure}" for o in config.objectives)
+    return RunInfo(study.space.digest, objectives, config.seed, dict(baseline))
+
+
+def _check_given(config: Config, given: Given) -> None:
+    for name, factory, value in (
+        ("model", config.model.factory, given.model),
+        ("data", config.data.factory, given.data),
+    ):
+        if factory == GIVEN and value is None:
+            raise ValueError(
+                f"a search started from Python needs its {name} object again, but got none; "
+                f"resume it with evo.resume(run_dir, given=evo.Given({name}=...))"
+            )
+
+
+def _run(run: RunDirectory, study: Study, address: str | None, listeners: Listeners, given: Given) -> Result:
+    """Search, then the last step for the picks, then the figures; everything interrupted here can be resumed."""
+    config = study.config
+    study = keep_study(study, run)
+    backend = build_backend(config, worker_kit(study, given), address)
+    tracker = _tracker(run, study)
+    info = SearchInfo(config.name, run.uri, config.flat(), dict(run.info.baseline))
+    observers = reports(_view(study), info, [listeners.display, tracker])
+    kept: tuple[SearchObserver, ...] = (KeepTracking(run, tracker), KeepFront(study.problem, run.local))
+    budget = Budget(**config.budget.model_dump())
+    try:
+        algorithm = build_algorithm(config.algorithm, study.problem)
+        run_search(study.problem, algorithm, backend, scorers(study), run, config.seed, budget, (*observers, *kept))
+        measure_finals(run, load(run.uri), backend, config.evaluation.final.picks, listeners.note)
+    finally:
+        backend.close()
+    result = load(run.uri)
+    write_outputs(run, result)
+    return result
+
+
+def _tracker(run: RunDirectory, study: Study) -> Any:
+    section = study.config.tracking
+    if section.tracker == "none":
+        return resolve(TRACKERS, "none")()
+
+    def model_of(candidate_id: str) -> tuple[nn.Module, Any]:
+        point = load(run.uri).pick(candidate_id).point
+        seed = evaluation_seed(study.config.seed, point, study.space)
+        module = bake(study.evaluator.realise(point.plan, STEP2, seed))
+        return module, study.example.cpu().numpy()
+
+    return resolve(TRACKERS, section.tracker)(
+        uri=section.uri, experiment=section.experiment, run_id=tracked_run(run), load_model=model_of
+    )
+
+
+def _view(study: Study) -> View:
+    """Progress at step 2; best under budget: at most half the baseline's first cost objective."""
+    names = [o.measure for o in study.problem.objectives]
+    costs = [name for name in names if name not in LEARNED]
+    budgets = tuple((name, 0.5 * study.baseline[name]) for name in costs[:1])
+    learned = next((name for name in names if name in LEARNED), "top1_error")
+    pair = FidelityPair(STEP1, SURROGATE, STEP2, learned)
+    execution = study.config.execution
+    return View(study.problem, STEP2, pair, execution.workers if execution.backend == "ray" else 1, budgets)
+
+
+def export_point(result: Result, point: FrontPoint, out: Path, format: str | None = None) -> Path:
+    """Write a front member as a model that needs none of this project; at the final step where it was finished there."""
+    kind = format or FORMATS_BY_ENDING.get(out.suffix, "pytorch")
+    if kind not in FORMATS:
+        raise ValueError(f"an export format must be one of {sorted(FORMATS)}, but got {kind!r}; choose one of these")
+    run = RunDirectory.open(result.run_dir)
+    study = build_study(result.config, run.local, Given())
+    step = FINAL if point.candidate_id in result.finals else STEP2
+    evaluation = result.evaluation(point.candidate_id, step)
+    seed = evaluation_seed(result.config.seed, point, study.space, step)
+    module = study.evaluator.realise(point.plan, step, seed)
+    measures = dict(evaluation.measures) if evaluation is not None else dict(point.measures)
+    return export(
+        module,
+        study.example,
+        out,
+        kind,
+        {"candidate_id": point.candidate_id, "step": step, "measures": measures},
+        point.plan,
+    )

@@ -1,0 +1,233 @@
+"""The command line. Light until a command needs more: torch, ray and mlflow are imported inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from evo.errors import USER_ERRORS, sentence
+
+app = typer.Typer(
+    name="evo",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Search how to prune, quantise and decompose a trained PyTorch network, and get a Pareto front of smaller ones.",
+    epilog="Start with: evo search configs/demo_digits.yaml",
+)
+
+CONFIG = typer.Argument(help="YAML file; see configs/ for commented examples", show_default=False)
+RUN_DIR = typer.Argument(help="directory of a search", show_default=False)
+SET = typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set budget.generations=5 (repeatable)")
+ADDRESS = typer.Option(help="a running Ray cluster, e.g. auto or ray://head:10001; without it one is started here")
+QUIET = typer.Option("--quiet", "-q", help="no progress display")
+JSON = typer.Option("--json", help="print the front as JSON on standard output")
+
+
+@app.command()
+def search(
+    config: Annotated[Path, CONFIG],
+    set_: Annotated[list[str] | None, SET] = None,
+    run_dir: Annotated[str | None, typer.Option(help="new directory for the run; default runs/NAME-TIME")] = None,
+    address: Annotated[str | None, ADDRESS] = None,
+    quiet: Annotated[bool, QUIET] = False,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Run a search here, or on a Ray cluster.
+
+    Example: evo search configs/demo_digits.yaml --run-dir runs/demo --set seed=1
+    """
+    from evo.config import load
+
+    loaded = load(config, set_ or [])
+    target = run_dir or f"runs/{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    from evo import api
+
+    result = api.run_config(loaded, target, address, _listeners(quiet))
+    _report(result, as_json)
+
+
+@app.command()
+def resume(
+    run_dir: Annotated[str, RUN_DIR],
+    set_: Annotated[list[str] | None, SET] = None,
+    address: Annotated[str | None, ADDRESS] = None,
+    quiet: Annotated[bool, QUIET] = False,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Continue a search that was stopped, or extend a finished one.
+
+    Example: evo resume runs/demo --set budget.generations=30
+    """
+    from evo.storage import RunDirectory
+
+    RunDirectory.open(run_dir)
+    from evo import api
+
+    result = api.resume(run_dir, set_ or [], address, _listeners(quiet))
+    _report(result, as_json)
+
+
+@app.command()
+def front(
+    run_dir: Annotated[str, RUN_DIR],
+    as_json: Annotated[bool, JSON] = False,
+    plot: Annotated[Path | None, typer.Option(help="write a plot: FILE.html (interactive) or FILE.png")] = None,
+) -> None:
+    """Show the Pareto front of a search, running or finished.
+
+    Example: evo front runs/demo --plot front.html
+    """
+    from evo.result import load
+
+    result = load(run_dir)
+    if plot is not None:
+        from evo.writing import write_plot
+
+        write_plot(result, plot)
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        _show(result)
+
+
+@app.command()
+def export(
+    run_dir: Annotated[str, RUN_DIR],
+    out: Annotated[Path, typer.Option(help="new folder, or a file ending in .onnx or .pt2")],
+    pick: Annotated[str, typer.Option(help='an id, "knee", or limits such as "macs<=0.5x,top1_error<=0.09"')] = "knee",
+    format_: Annotated[str | None, typer.Option("--format", help="pytorch, torch-export or onnx")] = None,
+) -> None:
+    """Write one network of the front as files that need nothing of this project.
+
+    Example: evo export runs/demo --pick knee --format onnx --out exported
+    """
+    from evo.result import load
+
+    choice = load(run_dir).pick(pick)
+    written = choice.export(out, format_)
+    _say(f"{choice.point.candidate_id} ({choice.point.summary}) is in {written}")
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path, CONFIG],
+    set_: Annotated[list[str] | None, SET] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
+) -> None:
+    """Say per layer what can be searched, what cannot and why, before any long work.
+
+    Example: evo doctor configs/resnet20_cifar10.yaml
+    """
+    from evo.config import load
+
+    loaded = load(config, set_ or [])
+    from evo.doctor import examine, show
+
+    report = examine(loaded)
+    print(json.dumps(report, indent=2)) if as_json else show(report)
+
+
+@app.command(name="list")
+def list_(
+    table: Annotated[str | None, typer.Argument(help="one table, e.g. algorithms", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+) -> None:
+    """List what a configuration may name: algorithms, criteria, models, data sets, measures ...
+
+    Example: evo list algorithms
+    """
+    from evo.registry import TABLES, check_name
+
+    if table is not None:
+        check_name({name: "" for name in TABLES}, table, "tables")
+    chosen = {name: dict(entries) for name, entries in TABLES.items() if table in (None, name)}
+    if as_json:
+        print(json.dumps(chosen, indent=2))
+        return
+    for name, entries in chosen.items():
+        typer.echo(name)
+        for key, target in entries.items():
+            typer.echo(f"  {key:26} {target}")
+
+
+@app.command()
+def submit(
+    config: Annotated[Path, CONFIG],
+    address: Annotated[str, typer.Option(help="the cluster's job server, e.g. http://127.0.0.1:8265")],
+    follow: Annotated[bool, typer.Option(help="stay and show the log")] = False,
+) -> None:
+    """Submit a search to a Ray cluster as a job (not available yet).
+
+    Example: evo submit configs/demo_digits.yaml --address http://127.0.0.1:8265 --follow
+    """
+    raise ValueError(
+        f"job submission must be supported by this release, but got submit {config} to {address}; "
+        f"run on that cluster instead with: evo search {config} --address ray://HEAD:10001"
+    )
+
+
+def _listeners(quiet: bool) -> "Listeners":  # noqa: F821, UP037
+    from evo.api import Listeners
+    from evo.display import display
+
+    return Listeners(display(quiet), (lambda text: None) if quiet else _say)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _show(result: "Result") -> None:  # noqa: F821, UP037
+    from rich.console import Console
+
+    from evo.front import front_table
+    from evo.summary import finals_table, trust
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(front_table(result.front, result.baseline))
+    finals = finals_table(result)
+    if finals is not None:
+        console.print(finals)
+    console.print(trust(result), soft_wrap=True, highlight=False)
+
+
+def _report(result: "Result", as_json: bool) -> None:  # noqa: F821, UP037
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+        return
+    _show(result)
+    tracking = result.config.tracking
+    _say(f"plot: {result.run_dir}/figures/front.html and front.png")
+    if tracking.tracker == "mlflow":
+        _say(f"look at it in MLflow: mlflow ui --backend-store-uri {tracking.uri}")
+    _say(f"take one out: evo export {result.run_dir} --pick knee --format onnx --out exported")
+
+
+def fail(error: BaseException) -> NoReturn:
+    typer.echo(f"error: {sentence(error)}", err=True)
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """Entry point: the user's mistakes are one sentence and exit code 2, never a traceback."""
+    import warnings
+
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        app()
+    except USER_ERRORS as error:
+        fail(error)
+    except KeyboardInterrupt:
+        typer.echo("stopped; continue with: evo resume RUN_DIR", err=True)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""The configuration of a search: one YAML file, checked before anything expensive happens."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tune(Section):
+    """How a compressed network recovers: distillation from the original, `epochs` may be a fraction."""
+
+    epochs: float = Field(0.0, ge=0, description="passes over the training split")
+    batch: int = Field(64, ge=1, description="images per step")
+    lr: float = Field(0.01, gt=0, description="peak learning rate of SGD with a cosine schedule")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    alpha: float = Field(0.9, ge=0, le=1, description="share of distillation in the loss, 0 for labels alone")
+    temperature: float = Field(4.0, gt=0, description="softening of the teacher's and student's logits")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising learning rate")
+
+
+class Pretrain(Tune):
+    """Train the network first (for demonstrations): on labels, since there is no teacher yet."""
+
+    epochs: float = Field(10.0, gt=0)
+    lr: float = Field(0.1, gt=0)
+
+
+class Model(Section):
+    """The trained network. `factory` is a name of `evo list models` or "package.module:callable"."""
+
+    factory: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = Field(None, description="safetensors, or a state_dict saved by torch.save")
+    pretrain: Pretrain | None = Field(None, description="train it here instead of loading weights")
+
+
+class Data(Section):
+    """The data set. `factory` is a name of `evo list datasets` or "package.module:callable"."""
+
+    factory: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    validation: int = Field(2000, ge=1, description="training images held out for the search's fitness")
+    split_seed: int = Field(0, ge=0, description="which images are held out; does not follow the search's seed")
+    train_limit: int | None = Field(None, ge=2, description="use at most so many training images")
+    test_limit: int | None = Field(None, ge=1, description="use at most so many test images")
+
+
+class Space(Section):
+    """What may be chosen; an empty list switches a decision off."""
+
+    widths: list[float] = Field([0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0], description="shares of channels kept")
+    multiple: int = Field(4, ge=1, description="channel counts are multiples of this")
+    criteria: list[str] = Field(["fisher"], description="saliency criteria: evo list criteria")
+    weight_bits: list[int] = Field([2, 3, 4, 5, 6, 8, 32], description="2..8, and 32 for float")
+    activation_bits: list[int] = Field([8, 32], description="2..8, and 32 for float")
+    factors: list[str] = Field(["svd", "tucker2"], description="decompositions: evo list factorisations")
+    factor_shares: list[float] = Field(
+        [0.3, 0.5, 0.7], description="weights of the factors relative to the dense layer"
+    )
+    skip_blocks: bool = Field(True, description="residual blocks may be left out")
+    keep: list[str] = Field(default_factory=list, description="name patterns of layers that stay untouched")
+
+
+class ObjectiveConfig(Section):
+    """A measure of `evo list measures` to minimise, or to maximise with direction max."""
+
+    measure: str
+    direction: Literal["min", "max"] = "min"
+    reference: float | None = Field(
+        None, description="bound of the hypervolume; default: the baseline (+ 0.2 for errors)"
+    )
+
+
+class ConstraintConfig(Section):
+    """measure <= upper; "0.5x" is relative to the uncompressed network."""
+
+    measure: str
+    upper: float | str
+
+
+class AlgorithmConfig(Section):
+    """A name of `evo list algorithms` or `wrappers` with its parameters; a wrapper has an `inner` algorithm."""
+
+    name: str = "two_step"
+    params: dict[str, Any] = Field(default_factory=dict)
+    inner: AlgorithmConfig | None = None
+
+
+class Step1(Section):
+    """Statistics behind the closed-form score."""
+
+    images: int = Field(256, ge=8, description="training images for one forward and backward pass")
+
+
+class Step(Section):
+    """A step that builds the real network. Numbers of images; 0 means the whole split."""
+
+    recalibration: int = Field(512, ge=0, description="training images for batch-norm statistics and ranges")
+    validation: int = Field(1024, ge=0, description="search-validation images")
+    tune: Tune = Field(default_factory=Tune)
+
+
+class Final(Step):
+    """The last step, for chosen points: a full fine-tune, and the test split, once."""
+
+    picks: list[str] = Field(
+        default_factory=list, description='"knee", an id, or limits such as "macs<=0.5x,size_bytes<=0.2x"'
+    )
+    recalibration: int = Field(2048, ge=0)
+    validation: int = Field(0, ge=0)
+    tune: Tune = Field(default_factory=lambda: Tune(epochs=5))
+
+
+class Evaluation(Section):
+    step1: Step1 = Field(default_factory=Step1)
+    step2: Step = Field(default_factory=Step)
+    final: Final = Field(default_factory=Final)
+
+
+class Execution(Section):
+    backend: Literal["ray", "local"] = "ray"
+    workers: int = Field(2, ge=1, description="Ray actors")
+    threads: int = Field(1, ge=1, description="CPU threads of each; results depend on it, not on the number of workers")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpus: float = Field(0.0, ge=0, description="GPUs (or a share of one) of each Ray actor")
+    deadline_s: float | None = Field(None, gt=0, description="seconds after which a step-2 evaluation counts as failed")
+
+
+class BudgetConfig(Section):
+    """The search stops at the first limit reached; at least one must be set."""
+
+    generations: int | None = Field(20, ge=1)
+    evaluations: int | None = Field(None, ge=1)
+    minutes: float | None = Field(None, gt=0)
+
+
+class Tracking(Section):
+    tracker: Literal["mlflow", "none"] = "mlflow"
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "evo"
+
+
+class Config(Section):
+    """Everything a search needs. See configs/ for examples, and `evo list` for names."""
+
+    name: str = "search"
+    seed: int = Field(0, ge=0)
+    model: Model
+    data: Data
+    space: Space = Field(default_factory=Space)
+    objectives: list[ObjectiveConfig] = Field(
+        default_factory=lambda: [ObjectiveConfig(measure=m) for m in ("top1_error", "macs", "size_bytes")], min_length=1
+    )
+    constraints: list[ConstraintConfig] = Field(default_factory=list)
+    algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    execution: Execution = Field(default_factory=Execution)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    tracking: Tracking = Field(default_factory=Tracking)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def flat(self) -> dict[str, str]:
+        """Dotted keys and values as text, for trackers."""
+        return {key: str(value) for key, value in _flatten(self.model_dump(mode="json"), "")}
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file and apply `a.b=value` overrides; ValueError in one sentence for anything wrong."""
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(
+            f"CONFIG must name a YAML file, but got {str(file)!r}, which does not exist; see configs/ for examples"
+        )
+    return parse(file.read_text(), overrides, str(file))
+
+
+def parse(text: str, overrides: Sequence[str] = (), origin: str = "the configuration") -> Config:
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{origin} must be valid YAML, but got: {problem}; correct that line") from error
+    if not isinstance(raw, Mapping):
+        raise ValueError(
+            f"{origin} must hold sections such as model and data, but got {type(raw).__name__}; see configs/"
+        )
+    values: dict[str, Any] = {str(k): v for k, v in raw.items()}
+    for override in overrides:
+        _apply(values, override)
+    return validate(values, origin)
+
+
+def validate(values: Mapping[str, Any], origin: str = "the configuration") -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(_sentence(error, origin)) from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set must look like budget.generations=5, but got {override!r}; write KEY=VALUE")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set must give a YAML value, but got {override!r}; quote it") from error
+    *path, leaf = key.split(".")
+    here = values
+    for part in path:
+        below = here.get(part)
+        here[part] = dict(below) if isinstance(below, Mapping) else {}
+        here = here[part]
+    here[leaf] = value
+
+
+def _sentence(error: ValidationError, origin: str) -> str:
+    """The first fault of a configuration, with the closest known key for an unknown one."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    more = f" ({error.error_count() - 1} more after this)" if error.error_count() > 1 else ""
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(fault["loc"][:-1])
+        closest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+        advice = f"did you mean {closest[0]!r}?" if closest else f"known are {', '.join(known)}"
+        return f"every key of {origin} must be known, but got {where}={fault['input']!r}; {advice}{more}"
+    if fault["type"] == "missing":
+        return f"{origin} must have the key {where}, but got none; add it{more}"
+    return f"{where} must be right: {_lower(fault['msg'])}, but got {where}={fault['input']!r}; correct it in {origin}{more}"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    kind: Any = Config
+    for part in location:
+        if (
+            isinstance(part, str)
+            and isinstance(kind, type)
+            and issubclass(kind, BaseModel)
+            and part in kind.model_fields
+        ):
+            kind = _section_of(kind.model_fields[part].annotation)
+    return sorted(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _section_of(annotation: Any) -> Any:
+    """The section class inside X, list[X] or X | None."""
+    for option in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
+
+
+def _flatten(value: Any, prefix: str) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        return [
+            item for key, below in value.items() for item in _flatten(below, f"{prefix}.{key}" if prefix else str(key))
+        ]
+    return [(prefix, value)]

@@ -1,0 +1,68 @@
+"""The last fidelity step: picks from the front, fully tuned, with the test split reported once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from evo.candidates import FINAL, STEP2, Backend, Candidate, Evaluation, Request
+from evo.front import FrontPoint
+from evo.randomness import derived_seed
+from evo.result import Result
+from evo.storage import RunDirectory
+from search_spaces.genome import Genome, SearchSpace, genome_digest
+
+
+def evaluation_seed(seed: int, genome: Genome, step: str) -> int:
+    """The seed of an evaluation is a function of the run's seed, the step and the genome."""
+    return derived_seed(seed, f"evaluate/{step}", int(genome_digest(genome), 16))
+
+
+def genome_of(result: Result, point: FrontPoint, space: SearchSpace) -> Genome:
+    """The repaired genome behind a front member."""
+    evaluation = result.evaluation(point.candidate_id, STEP2)
+    if evaluation is None:
+        raise ValueError(f"a point must belong to the run, but got {point.candidate_id}; take one of its front")
+    return space.repair(evaluation.candidate.genome)
+
+
+def measure_finals(
+    run: RunDirectory, result: Result, backend: Backend, picks: Sequence[str], note: Callable[[str], None]
+) -> tuple[Evaluation, ...]:
+    """Evaluate the picks that have no final evaluation yet; each is recorded the moment it is finished."""
+    wanted: dict[str, Candidate] = {}
+    for spec in picks:
+        try:
+            point = result.pick(spec).point
+        except ValueError as error:
+            note(f"final pick {spec!r} is left out: {error}")
+            continue
+        measured = result.evaluation(point.candidate_id, STEP2)
+        if measured is not None and point.candidate_id not in result.finals:
+            wanted[point.candidate_id] = replace(measured.candidate, step=FINAL)
+    if not wanted:
+        return ()
+    note(f"last step: tuning {len(wanted)} picks: {', '.join(wanted)}")
+    pending = {candidate.key: candidate for candidate in wanted.values()}
+    space, seed = result.problem.space, result.config.seed
+    requests = []
+    for key, candidate in pending.items():
+        genome = space.repair(candidate.genome)
+        requests.append(Request(key, space.decode(genome), FINAL, evaluation_seed(seed, genome, FINAL)))
+    done = []
+    for outcome in backend.evaluate(requests):
+        evaluation = Evaluation(
+            pending[outcome.key], outcome.status, outcome.measures, outcome.reason, 0, outcome.seconds, outcome.worker
+        )
+        run.record("final", (evaluation,))
+        note(_sentence(evaluation))
+        done.append(evaluation)
+    return tuple(done)
+
+
+def _sentence(evaluation: Evaluation) -> str:
+    name = evaluation.candidate.id
+    if not evaluation.completed:
+        return f"{name} failed at the last step: {evaluation.reason}"
+    error = evaluation.measures["test_top1_error"]
+    return f"{name}: test top-1 {1 - error:.2%} after {evaluation.measures['epochs']:g} epochs ({evaluation.seconds:.0f} s)"

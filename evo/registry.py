@@ -1,0 +1,143 @@
+"""Everything that can be chosen by name: tables of dotted strings, imported only when a name is resolved."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+Table = Mapping[str, str]
+
+ALGORITHMS: Table = {
+    "nsga2": "evo.algorithms.nsga:NSGA2",
+    "nsga3": "evo.algorithms.nsga:NSGA3",
+    "ga": "evo.algorithms.ga:GA",
+    "random": "evo.algorithms.random_search:RandomSearch",
+    "optuna_tpe": "evo.algorithms.optuna_sampler:OptunaTPE",
+    "optuna_nsga2": "evo.algorithms.optuna_sampler:OptunaNSGA2",
+}
+
+# Algorithms around another algorithm.
+WRAPPERS: Table = {"two_step": "evo.algorithms.two_step:TwoStep"}
+
+CROSSOVERS: Table = {
+    "uniform": "evo.operators:uniform_crossover",
+    "two_point": "evo.operators:two_point_crossover",
+}
+
+MUTATIONS: Table = {
+    "step": "evo.operators:step_mutation",
+    "flip": "evo.operators:flip_mutation",
+}
+
+SELECTIONS: Table = {
+    "nsga2": "evo.selection:nsga2_survival",
+    "nsga3": "evo.selection:nsga3_survival",
+}
+
+CALIBRATIONS: Table = {"isotonic": "evo.calibration:isotonic_estimate"}
+
+CRITERIA: Table = {
+    "l1": "evaluators.saliency:l1",
+    "l2": "evaluators.saliency:l2",
+    "fpgm": "evaluators.saliency:fpgm",
+    "taylor": "evaluators.saliency:taylor",
+    "fisher": "evaluators.saliency:fisher",
+    "random": "evaluators.saliency:random",
+}
+
+FACTORISATIONS: Table = {
+    "svd": "evaluators.factorise:svd",
+    "tucker2": "evaluators.factorise:tucker2",
+}
+
+BACKENDS: Table = {
+    "local": "cluster.local:LocalBackend",
+    "ray": "cluster.ray_backend:RayBackend",
+}
+
+TRACKERS: Table = {
+    "mlflow": "evo.tracking:MlflowTracker",
+    "none": "evo.tracking:NoTracker",
+}
+
+MODELS: Table = {
+    "resnet8": "evaluators.models.cifar_resnet:resnet8",
+    "resnet20": "evaluators.models.cifar_resnet:resnet20",
+    "resnet32": "evaluators.models.cifar_resnet:resnet32",
+    "resnet44": "evaluators.models.cifar_resnet:resnet44",
+    "resnet56": "evaluators.models.cifar_resnet:resnet56",
+    "digits_cnn": "evaluators.models.small:digits_cnn",
+}
+
+DATASETS: Table = {
+    "digits": "evaluators.datasets:digits",
+    "cifar10": "evaluators.datasets:cifar10",
+    "cifar100": "evaluators.datasets:cifar100",
+    "mnist": "evaluators.datasets:mnist",
+    "fashion_mnist": "evaluators.datasets:fashion_mnist",
+    "image_folder": "evaluators.datasets:image_folder",
+}
+
+# Not targets but meanings: what an objective, a constraint or a budget may name.
+MEASURES: Table = {
+    "top1_error": "misclassified share of the search-validation split, 0 to 1",
+    "cross_entropy": "mean loss on the search-validation split, nats per sample",
+    "test_top1_error": "misclassified share of the test split, only after the final step, 0 to 1",
+    "test_cross_entropy": "mean loss on the test split, only after the final step, nats per sample",
+    "predicted_loss_increase": "rise in loss over the uncompressed network as step 1 predicts it, nats per sample",
+    "params": "weights, biases and normalisation parameters, count",
+    "macs": "multiply-accumulates of convolutions and linear layers for one sample, count",
+    "bops": "macs x weight bits x activation bits for one sample, count",
+    "size_bytes": "stored weights at their bit-widths, bytes",
+    "peak_activation_bytes": "largest sum of float32 activations alive at once for one sample, bytes",
+}
+
+TABLES: Mapping[str, Table] = {
+    "algorithms": ALGORITHMS,
+    "wrappers": WRAPPERS,
+    "crossovers": CROSSOVERS,
+    "mutations": MUTATIONS,
+    "selections": SELECTIONS,
+    "calibrations": CALIBRATIONS,
+    "criteria": CRITERIA,
+    "factorisations": FACTORISATIONS,
+    "backends": BACKENDS,
+    "trackers": TRACKERS,
+    "models": MODELS,
+    "datasets": DATASETS,
+    "measures": MEASURES,
+}
+
+
+def resolve(table: str | Table, name: str) -> Any:
+    """The object behind a name of a table (the table or its key in TABLES) or behind "pkg.module:attribute".
+
+    Raises:
+        ValueError: the name is unknown, or its module or attribute cannot be imported.
+    """
+    entries = TABLES[table] if isinstance(table, str) else table
+    kind = next((key for key, value in TABLES.items() if value is entries), "entries")
+    if ":" in name:
+        return _import(kind, name)
+    check_name(entries, name, kind)
+    return _import(kind, entries[name])
+
+
+def check_name(table: Table, name: str, kind: str) -> None:
+    """Raise ValueError with the known names and the closest one unless the table has the name."""
+    if name in table:
+        return
+    closest = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
+    advice = f"did you mean {closest[0]!r}?" if closest else 'choose one of these or give "package.module:attribute"'
+    raise ValueError(f"{kind} must be one of {sorted(table)}, but got name={name!r}; {advice}")
+
+
+def _import(kind: str, target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        reason = f"{kind} must be importable, but got name={target!r} ({error})"
+        raise ValueError(f"{reason}; install what is missing or correct the name") from error

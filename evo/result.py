@@ -1,0 +1,97 @@
+"""A finished (or running) search as it lies in its run directory: the front, the final evaluations, picking. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evo.archive import Agreement, pareto_front, step_agreement
+from evo.candidates import FINAL, STEP1, STEP2, Evaluation
+from evo.config import Config, parse
+from evo.front import FrontPoint, front_table, pick
+from evo.problem import Problem
+from evo.problem_config import problem_of
+from evo.reporting import front_points
+from evo.space_file import SPACE_FILE, space_from_json
+from evo.storage import RunDirectory
+
+
+@dataclass(frozen=True)
+class Result:
+    """`front` holds the search-validation front at step 2; `finals` the measures of the picks after the last step, by id."""
+
+    run_dir: str
+    config: Config
+    problem: Problem
+    baseline: Mapping[str, float]
+    evaluations: tuple[Evaluation, ...]
+    seed: int = 0
+
+    @property
+    def front(self) -> tuple[FrontPoint, ...]:
+        return front_points(self.problem, pareto_front(self.problem, self.evaluations, STEP2))
+
+    @property
+    def finals(self) -> dict[str, Mapping[str, float]]:
+        return {e.candidate.id: e.measures for e in self.evaluations if e.candidate.step == FINAL and e.completed}
+
+    def pick(self, spec: str) -> Choice:
+        """A front member: its id, "knee", or limits such as "macs<=0.5x,top1_error<=0.09"."""
+        return Choice(self, pick(self.front, spec, self.baseline))
+
+    def agreement(self, lower: str = STEP1, upper: str = STEP2) -> Agreement:
+        """Kendall's tau between two steps: how far the cheaper one can be trusted."""
+        measures = {STEP1: "predicted_loss_increase", STEP2: "top1_error", FINAL: "top1_error"}
+        return step_agreement(self.evaluations, lower, upper, measures[lower], measures[upper])
+
+    def evaluation(self, candidate_id: str, step: str) -> Evaluation | None:
+        found = [
+            e for e in self.evaluations if e.candidate.id == candidate_id and e.candidate.step == step and e.completed
+        ]
+        return found[0] if found else None
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The front, one object per point; `final` holds the measures after the last step where there are any."""
+        finals = self.finals
+        return [
+            {**point.to_json(), "final": dict(finals[point.candidate_id]) if point.candidate_id in finals else None}
+            for point in self.front
+        ]
+
+    def _repr_html_(self) -> str:
+        from rich.console import Console
+
+        console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(front_table(self.front, self.baseline))
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One front member of a result."""
+
+    result: Result
+    point: FrontPoint
+
+    def export(self, out: str | Path, format: str | None = None) -> Path:
+        """Write the model: `format` is "pytorch", "torch-export" or "onnx"; by default that of the file's ending."""
+        from evo.api import export_point
+
+        return export_point(self.result, self.point, Path(out), format)
+
+
+def load(run_dir: str) -> Result:
+    """Read a run directory; raises ValueError where it is none or damaged."""
+    run = RunDirectory.open(run_dir)
+    config = parse(run.config, origin=f"{run_dir}/config.yaml")
+    space = space_from_json(run.folder.read(SPACE_FILE).decode())
+    info = run.info
+    problem = problem_of(config, space, info.baseline)
+    return Result(run_dir, config, problem, info.baseline, run.evaluations(), info.seed)
+
+
+def front_json(result: Result) -> str:
+    return json.dumps(result.to_json(), indent=2)

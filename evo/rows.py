@@ -1,0 +1,108 @@
+"""Evaluations as Arrow rows: the public contract of `evaluations/*.parquet`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evo.candidates import Candidate, Evaluation, Status
+
+FORMAT_VERSION = 1
+
+EVALUATIONS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("id", pa.string()),
+        ("generation", pa.int32()),
+        ("round", pa.int32()),
+        ("step", pa.string()),
+        ("role", pa.string()),
+        ("genome", pa.list_(pa.int32())),
+        ("parents", pa.list_(pa.string())),
+        ("opponents", pa.list_(pa.string())),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("measures", pa.map_(pa.string(), pa.float64())),
+        ("weights_version", pa.int64()),
+        ("seconds", pa.float64()),
+        ("worker", pa.string()),
+    ],
+    metadata={"format_version": str(FORMAT_VERSION)},
+)
+
+
+def to_table(evaluations: Sequence[Evaluation], round_number: int = 0) -> pa.Table:
+    """One row per evaluation, in the given order. `round_number` says in which round of a run they were made."""
+    candidates = [e.candidate for e in evaluations]
+    columns: dict[str, list[Any]] = {
+        "key": [c.key for c in candidates],
+        "id": [c.id for c in candidates],
+        "generation": [c.generation for c in candidates],
+        "round": [round_number] * len(candidates),
+        "step": [c.step for c in candidates],
+        "role": [c.role for c in candidates],
+        "genome": [c.genome for c in candidates],
+        "parents": [c.parents for c in candidates],
+        "opponents": [c.opponents for c in candidates],
+        "status": [e.status.value for e in evaluations],
+        "reason": [e.reason for e in evaluations],
+        "measures": [list(e.measures.items()) for e in evaluations],
+        "weights_version": [e.weights_version for e in evaluations],
+        "seconds": [e.seconds for e in evaluations],
+        "worker": [e.worker for e in evaluations],
+    }
+    return pa.table(columns, schema=EVALUATIONS)
+
+
+def from_table(table: pa.Table) -> tuple[Evaluation, ...]:
+    """The inverse of `to_table`, exact to the bit of every float; `round` is left out."""
+    column = {name: table[name].combine_chunks() for name in table.column_names}
+    plain = {name: column[name].to_pylist() for name in _PLAIN}
+    candidates = map(
+        Candidate,
+        plain["id"],
+        plain["generation"],
+        _tuples(column["genome"], column["genome"].values.to_numpy().tolist()),
+        plain["step"],
+        _tuples(column["parents"], column["parents"].values.to_pylist()),
+        plain["role"],
+        _tuples(column["opponents"], column["opponents"].values.to_pylist()),
+    )
+    measures = column["measures"]
+    items = list(zip(measures.keys.to_pylist(), measures.items.to_numpy().tolist(), strict=True))
+    return tuple(
+        map(
+            Evaluation,
+            candidates,
+            map(Status, plain["status"]),
+            map(dict, _tuples(measures, items)),
+            plain["reason"],
+            plain["weights_version"],
+            plain["seconds"],
+            plain["worker"],
+        )
+    )
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def from_parquet(data: bytes) -> pa.Table:
+    """Raises pyarrow.ArrowException or OSError where the bytes are not a whole Parquet file."""
+    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+
+
+_PLAIN = ("id", "generation", "step", "role", "status", "reason", "weights_version", "seconds", "worker")
+
+
+def _tuples(lists: pa.ListArray, flat: list[Any]) -> list[tuple[Any, ...]]:
+    """The rows of a list array whose `flat` values were converted in one go, which is what makes reading fast."""
+    ends = lists.offsets.to_numpy().tolist()
+    return [tuple(flat[start:end]) for start, end in pairwise(ends)]

@@ -1,0 +1,214 @@
+"""The search loop: ask, evaluate, tell, commit. Killed at any moment and run again, it ends with the same archive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from evo.algorithm import Algorithm
+from evo.budget import Budget
+from evo.candidates import Backend, Batch, Candidate, Evaluation, Outcome, Request, Scorer, Status
+from evo.checkpoint import decode, encode
+from evo.manifest import Manifest
+from evo.observers import Audience, SearchObserver, Standing
+from evo.problem import Problem
+from evo.randomness import derived_seed
+from evo.storage import RunDirectory
+from search_spaces.genome import Genome, SearchSpace, genome_digest
+
+DRIVER = "driver"
+MEMORY = "memory"
+
+
+def run_search(
+    problem: Problem,
+    algorithm: Algorithm[Any],
+    backend: Backend,
+    scorers: Mapping[str, Scorer],
+    run: RunDirectory,
+    seed: int,
+    budget: Budget = Budget(),  # noqa: B008 - frozen
+    observers: Sequence[SearchObserver] = (),
+) -> tuple[Evaluation, ...]:
+    """Begin or continue the run in `run` until the budget is spent or the algorithm asks for nothing more.
+
+    Steps in `scorers` are scored here on the driver, all others by the backend. Returns all evaluations by round, in
+    the order in which the algorithm asked for them; but for `seconds` and `worker` they depend on the arguments alone, not
+    on workers, order of completion or interruptions. The caller closes the backend. Raises StorageError when the run
+    directory fails for good, and lets KeyboardInterrupt through; both leave a directory that can be resumed.
+    """
+    manifest = run.latest()
+    state = _stored_state(run, manifest, algorithm.init(seed))
+    archive = run.committed(manifest)
+    memory = Memory(problem.space, (*archive, *run.journal(manifest)))
+    clock, audience, status = _Clock(manifest.seconds), Audience(observers), "failed"
+    standing = _standing(manifest.rounds, archive, archive, clock, budget, scorers)
+    audience.on_start(standing)
+    try:
+        while True:
+            batch, asked = algorithm.ask(state)
+            if not batch.candidates or not budget.allows(batch, archive, clock.seconds, scorers):
+                break
+            work = Round(manifest.rounds + 1, problem.space, backend, scorers, run, seed, memory, audience)
+            evaluations = work.evaluate(batch)
+            state = algorithm.tell(asked, evaluations)
+            manifest = run.commit(manifest, evaluations, encode(state), clock.seconds)
+            archive += evaluations
+            standing = _standing(manifest.rounds, archive, evaluations, clock, budget, scorers)
+            audience.on_round(standing)
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        audience.on_end(standing, status)
+    return archive
+
+
+def _stored_state(run: RunDirectory, manifest: Manifest, fresh: Any) -> Any:
+    stored = run.state(manifest)
+    return fresh if stored is None else decode(type(fresh), stored, like=fresh)
+
+
+class _Clock:
+    """Seconds over all sessions of a run."""
+
+    def __init__(self, before: float) -> None:
+        self._began = time.monotonic() - before
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+def _standing(
+    rounds: int,
+    archive: tuple[Evaluation, ...],
+    latest: tuple[Evaluation, ...],
+    clock: _Clock,
+    budget: Budget,
+    scorers: Mapping[str, Scorer],
+) -> Standing:
+    generation = max((e.candidate.generation for e in latest), default=-1)
+    done = budget.share(generation + 1, archive, clock.seconds, scorers)
+    return Standing(rounds, generation, clock.seconds, archive, latest, done)
+
+
+class Memory:
+    """Answers candidates whose work has been done: the same repaired genome at the same step and weights version."""
+
+    def __init__(self, space: SearchSpace, evaluations: Iterable[Evaluation] = ()) -> None:
+        self._space = space
+        self._by_key: dict[str, Evaluation] = {}
+        self._by_work: dict[tuple[Genome, str, int], Evaluation] = {}
+        for evaluation in evaluations:
+            self.add(evaluation)
+
+    def add(self, evaluation: Evaluation) -> None:
+        self._by_key.setdefault(evaluation.candidate.key, evaluation)
+        self._by_work.setdefault(self.work(evaluation.candidate, evaluation.weights_version), evaluation)
+
+    def work(self, candidate: Candidate, weights_version: int = 0) -> tuple[Genome, str, int]:
+        return self._space.repair(candidate.genome), candidate.step, weights_version
+
+    def find(self, candidate: Candidate) -> Evaluation | None:
+        known = self._by_key.get(candidate.key)
+        if known is not None and known.candidate == candidate:
+            return known
+        copied = self._by_work.get(self.work(candidate))
+        return copied and replace(copied, candidate=candidate, seconds=0.0, worker=MEMORY)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One batch under way. Each evaluation is journaled the moment it arrives."""
+
+    number: int
+    space: SearchSpace
+    backend: Backend
+    scorers: Mapping[str, Scorer]
+    run: RunDirectory
+    seed: int
+    memory: Memory
+    audience: Audience
+
+    def evaluate(self, batch: Batch) -> tuple[Evaluation, ...]:
+        """The evaluations of all candidates, in the batch's order."""
+        if batch.train_on:
+            raise ValueError(
+                f"a batch must not train shared weights, but got {len(batch.train_on)} genomes in train_on; "
+                "use an algorithm without a supernet"
+            )
+        new: dict[Any, Candidate] = {}
+        for candidate in batch.candidates:
+            if self.memory.find(candidate) is None:
+                new.setdefault(self.memory.work(candidate), candidate)
+        arrived = set()
+        for evaluations in chain(self._score(list(new.values())), self._measure(list(new.values()))):
+            self.run.append(evaluations, self.number)
+            for evaluation in evaluations:
+                self.memory.add(evaluation)
+                self.audience.on_evaluation(evaluation)
+                arrived.add(evaluation.candidate.key)
+        answers = tuple(self._answer(c) for c in batch.candidates)
+        for evaluation in answers:
+            if evaluation.candidate.key not in arrived:
+                self.audience.on_evaluation(evaluation)
+        return answers
+
+    def _answer(self, candidate: Candidate) -> Evaluation:
+        found = self.memory.find(candidate)
+        if found is None:
+            raise RuntimeError(f"a backend must answer every request, but got none for key={candidate.key}; correct it")
+        return found
+
+    def _score(self, candidates: list[Candidate]) -> Iterator[tuple[Evaluation, ...]]:
+        for step, scorer in self.scorers.items():
+            here = [c for c in candidates if c.step == step]
+            if here:
+                yield _scored(scorer, here, np.array([self.space.repair(c.genome) for c in here]))
+
+    def _measure(self, candidates: list[Candidate]) -> Iterator[tuple[Evaluation, ...]]:
+        pending = {c.key: c for c in candidates if c.step not in self.scorers}
+        if not pending:
+            return
+        for outcome in self.backend.evaluate([self._request(c) for c in pending.values()]):
+            yield (_evaluation(pending[outcome.key], outcome),)
+
+    def _request(self, candidate: Candidate) -> Request:
+        genome = self.space.repair(candidate.genome)
+        seed = derived_seed(self.seed, f"evaluate/{candidate.step}", int(genome_digest(genome), 16))
+        return Request(candidate.key, self.space.decode(genome), candidate.step, seed)
+
+
+def _evaluation(candidate: Candidate, outcome: Outcome) -> Evaluation:
+    return Evaluation(
+        candidate,
+        outcome.status,
+        outcome.measures,
+        outcome.reason,
+        seconds=outcome.seconds,
+        worker=outcome.worker,
+    )
+
+
+def _scored(scorer: Scorer, candidates: list[Candidate], genomes: np.ndarray) -> tuple[Evaluation, ...]:
+    began = time.perf_counter()
+    measures = scorer.score(genomes)
+    seconds = (time.perf_counter() - began) / len(candidates)
+    for name, values in measures.items():
+        if np.shape(values) != (len(candidates),):
+            raise ValueError(
+                f"a scorer must give one value per genome ({len(candidates)}), but got {name} of shape "
+                f"{np.shape(values)}; correct {type(scorer).__name__}"
+            )
+    rows = zip(*(np.asarray(values, dtype=float).tolist() for values in measures.values()), strict=True)
+    return tuple(
+        Evaluation(c, Status.COMPLETED, dict(zip(measures, row, strict=True)), seconds=seconds, worker=DRIVER)
+        for c, row in zip(candidates, rows, strict=True)
+    )

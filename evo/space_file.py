@@ -1,0 +1,39 @@
+"""The search space of a run as JSON, so that its front can be read where torch is not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from search_spaces.genes import ActivationBitsGene, CriterionGene, FactorGene, SkipGene, WeightBitsGene, WidthGene
+from search_spaces.network import Network
+from search_spaces.space import CompressionSpace
+
+SPACE_FILE = "space.json"
+KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (ActivationBitsGene, CriterionGene, FactorGene, SkipGene, WeightBitsGene, WidthGene)
+}
+
+
+def space_to_json(space: CompressionSpace) -> str:
+    genes = [[type(gene).__name__, asdict(gene)] for gene in space.genes]
+    return json.dumps({"digest": space.digest, "network": asdict(space.network), "genes": genes})
+
+
+def space_from_json(text: str) -> CompressionSpace:
+    """Raises ValueError where the text is not a space, or not the one its digest names."""
+    try:
+        raw = json.loads(text)
+        network = TypeAdapter(Network).validate_python(raw["network"])
+        genes = tuple(TypeAdapter(KINDS[kind]).validate_python(fields) for kind, fields in raw["genes"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+        raise ValueError(f"{SPACE_FILE} must hold a search space, but got {error!r}; restore it from a copy") from error
+    space = CompressionSpace(network, genes)
+    if space.digest != raw["digest"]:
+        raise ValueError(
+            f"{SPACE_FILE} must be as it was written (digest {raw['digest']}), but got digest {space.digest}; restore it from a copy"
+        )
+    return space

@@ -1,0 +1,50 @@
+"""What is said about a finished search besides its front: the final picks, and how far the cheap step can be trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from evo.candidates import FINAL, STEP2
+from evo.front import format_measure
+from evo.result import Result
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TRUSTED_TAU = 0.5
+
+
+def finals_table(result: Result) -> Table | None:
+    """Picks after the last step, with the test split; None where there are none."""
+    from rich.table import Table
+
+    finals = result.finals
+    if not finals:
+        return None
+    table = Table(title="Last step (test split, last epoch)", title_justify="left")
+    costs = [
+        o.measure
+        for o in result.problem.objectives
+        if o.measure in result.baseline and not o.measure.startswith("top1")
+    ]
+    for name in ("candidate", "test top-1", "epochs", *costs):
+        table.add_column(name, no_wrap=True)
+    for candidate, measures in sorted(finals.items()):
+        cells = [format_measure(name, measures[name], result.baseline[name]) for name in costs]
+        table.add_row(candidate, f"{1 - measures['test_top1_error']:.2%}", f"{measures['epochs']:g}", *cells)
+    return table
+
+
+def trust(result: Result) -> str:
+    """A sentence on the agreement of step 1 and step 2, with a warning where it is low."""
+    found = result.agreement()
+    if math.isnan(found.tau):
+        return f"no agreement between steps can be told from {found.pairs} candidates"
+    text = f"Kendall's tau step 1 / step 2: {found.tau:.2f} (95 % interval {found.low:.2f} to {found.high:.2f}, {found.pairs} candidates)"
+    later = result.agreement(STEP2, FINAL)
+    if later.pairs > 1 and not math.isnan(later.tau):
+        text += f"; step 2 / final: {later.tau:.2f} ({later.pairs} candidates)"
+    if found.high < TRUSTED_TAU:
+        text += ". Too low to trust the cheap step: raise evaluation.step1.images, or promote more candidates"
+    return text

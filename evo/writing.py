@@ -1,0 +1,33 @@
+"""What a finished search leaves for people: the front as JSON, Parquet, interactive page and picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from evo.figures import front_html, front_parquet, front_png
+from evo.result import Result
+from evo.storage import RunDirectory
+
+FIGURES = "figures"
+
+
+def write_outputs(run: RunDirectory, result: Result) -> None:
+    """Write front.json, and for a local run directory front.parquet, front.html and front.png, under figures/."""
+    run.write(f"{FIGURES}/front.json", json.dumps(result.to_json(), indent=2).encode())
+    if result.front:
+        run.write(f"{FIGURES}/front.html", front_html(result.front, result.baseline, result.config.name).encode())
+    if result.front and run.local is not None:
+        front_parquet(result.front, str(run.local / FIGURES / "front.parquet"))
+        front_png(result.front, result.baseline, str(run.local / FIGURES / "front.png"))
+
+
+def write_plot(result: Result, file: Path) -> None:
+    """One plot of the front: .html or .png by the file's ending."""
+    if file.suffix not in (".html", ".png"):
+        raise ValueError(f"a plot must end in .html or .png, but got {str(file)!r}; rename it")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".html":
+        file.write_text(front_html(result.front, result.baseline, result.config.name))
+    else:
+        front_png(result.front, result.baseline, str(file))

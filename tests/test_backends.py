@@ -1,0 +1,132 @@
+"""One suite for every backend, and what only separate processes can survive."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from toy import DeadlyEvaluator, ToyEvaluator, begin, requests, rows, search
+
+from cluster.local import LocalBackend
+from cluster.ray_backend import RayBackend
+from cluster.ray_session import connect, import_paths
+from cluster.worker import answer, torch_threads
+from evo.candidates import Backend, Outcome, Status
+from evo.failures import WorkerStartError
+from search_spaces.genome import Genome
+
+TOKEN = Path.home() / ".ray" / "auth_token"
+UNLUCKY: Genome = (0, 0, 0, 0, 3, 5)  # 20 bits
+DEADLY: Genome = (0, 0, 0, 0, 5, 5)  # 22 bits
+HANGING: Genome = (0, 0, 0, 1, 5, 5)  # 23 bits
+FINE: tuple[Genome, ...] = ((3, 3, 3, 3, 3, 3), (1, 1, 1, 1, 1, 1), (2, 1, 1, 2, 1, 2), (1, 1, 3, 3, 3, 0))
+
+MakeBackend = Callable[..., Backend]
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """One private Ray for the module, started as RayBackend would start it."""
+    before = TOKEN.exists()
+    ray, started = connect(None, cpus=4)
+    yield
+    assert started
+    assert TOKEN.exists() == before, "a private cluster leaves no token behind"
+    ray.shutdown()
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def make_backend(request: pytest.FixtureRequest) -> MakeBackend:
+    if request.param == "local":
+        return LocalBackend
+    request.getfixturevalue("one_ray")
+    return RayBackend
+
+
+def outcomes(backend: Backend, genomes: tuple[Genome, ...]) -> dict[str, Outcome]:
+    found = list(backend.evaluate(requests(genomes)))
+    assert len({o.key for o in found}) == len(found) == len(genomes)
+    return {o.key: o for o in found}
+
+
+def test_a_backend_measures_fails_and_searches_as_every_other(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """One test, since every new backend on Ray costs seconds of process starts."""
+    backend = make_backend(ToyEvaluator)
+    try:
+        found = outcomes(backend, (*FINE, UNLUCKY))
+        for request in requests((*FINE, UNLUCKY)):
+            alone = answer(ToyEvaluator(), request, threads=1, worker="")
+            got = found[request.key]
+            assert (got.status, got.measures, got.reason) == (alone.status, alone.measures, alone.reason)
+            assert got.worker.startswith(("local-", "ray-"))
+        assert found["c4@step2"].reason == "ValueError: 20 bits are unlucky"
+        assert outcomes(backend, FINE).keys() < found.keys(), "a backend is asked again and again, also for the same"
+        assert list(backend.evaluate([])) == []
+        archive = search(begin(tmp_path / "run"), backend)
+    finally:
+        backend.close()
+    assert rows(archive) == rows(search(begin(tmp_path / "alone")))
+
+
+def no_network() -> ToyEvaluator:
+    raise FileNotFoundError("no weights at nets/resnet.safetensors\nmore lines")
+
+
+def test_a_factory_that_raises_is_an_error_of_one_sentence(make_backend: MakeBackend) -> None:
+    backend = make_backend(no_network)
+    with pytest.raises(WorkerStartError) as raised:
+        list(backend.evaluate(requests(FINE)))
+    backend.close()
+    assert "but got FileNotFoundError: no weights at nets/resnet.safetensors; correct" in str(raised.value)
+
+
+@pytest.mark.ray
+def test_a_dead_worker_costs_one_attempt_and_its_request_is_counted_once(one_ray: None, tmp_path: Path) -> None:
+    backend = RayBackend(partial(DeadlyEvaluator, mark=tmp_path / "mark"))
+    found = outcomes(backend, (*FINE, DEADLY))
+    backend.close()
+    assert (tmp_path / "mark").exists()
+    assert {o.status for o in found.values()} == {Status.COMPLETED}
+
+
+@pytest.mark.ray
+def test_a_plan_that_kills_or_hangs_every_worker_fails_and_the_others_are_measured(one_ray: None) -> None:
+    backend = RayBackend(DeadlyEvaluator, deadline_s=3.0, max_attempts=2)
+    found = outcomes(backend, (DEADLY, HANGING, *FINE))
+    backend.close()
+    failed = {key: o.reason for key, o in found.items() if o.status is Status.FAILED}
+    assert failed.keys() == {"c0@step2", "c1@step2"}
+    assert failed["c0@step2"].startswith("its worker was lost 2 times, last: ActorDiedError")
+    assert failed["c1@step2"] == "no result within the deadline of 3 s"
+
+
+@pytest.mark.ray
+def test_a_listener_that_leaves_does_not_block_the_next(one_ray: None) -> None:
+    backend = RayBackend(partial(ToyEvaluator, delay_s=0.3), workers=1)
+    started = backend.evaluate(requests(FINE))
+    next(started)
+    started.close()  # type: ignore[attr-defined]
+    began = time.monotonic()
+    assert len(outcomes(backend, FINE[:1])) == 1
+    backend.close()
+    assert time.monotonic() - began < 30
+
+
+def test_torch_runs_with_the_given_threads_and_is_left_as_it_was() -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    with torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_workers_import_from_where_the_driver_does_but_for_the_installation(tmp_path: Path) -> None:
+    os_folder = os.path.dirname(os.__file__)
+    entries = [str(tmp_path), "", os_folder, f"{os_folder}/site-packages", str(tmp_path / "missing"), str(tmp_path)]
+    assert import_paths(entries) == [str(tmp_path), os.getcwd()]
+    assert import_paths(sys.path)
