@@ -160,11 +160,10 @@ class RayBackend:
         return [self._settle(ref) for ref in ready] + self._overdue()
 
     def _patience(self) -> float:
-        if self._deadline_s is None:
-            return PATIENCE_S
         since = [call.since for call in self._calls.values() if call.key]
-        left = min(since, default=time.monotonic()) + self._deadline_s - time.monotonic()
-        return min(PATIENCE_S, max(0.0, left))
+        if self._deadline_s is None or not since:
+            return PATIENCE_S
+        return min(PATIENCE_S, max(0.0, min(since) + self._deadline_s - time.monotonic()))
 
     def _settle(self, ref: Any) -> Event:
         call = self._calls.pop(ref)

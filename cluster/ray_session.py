@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import sys
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+REACH_TIMEOUT_S = 10.0
 _TOKEN_SETTINGS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -22,6 +24,8 @@ def connect(address: str | None, cpus: int) -> tuple[Any, bool]:
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         _keep_private()
+    else:
+        _require_reachable(address)
     import ray
 
     if ray.is_initialized():
@@ -32,13 +36,28 @@ def connect(address: str | None, cpus: int) -> tuple[Any, bool]:
         return ray, True
     try:
         ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ConnectionError(
-            f"address must be that of a running Ray cluster, but got address={address} ({reason}); "
-            "start the cluster, or leave the address out to run on this machine"
-        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unreachable(address, error) from error
     return ray, False
+
+
+def _require_reachable(address: str) -> None:
+    """Raise ConnectionError at once where nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT_S).close()
+    except OSError as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> ConnectionError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return ConnectionError(
+        f"address must be that of a running Ray cluster, but got address={address} ({reason}); "
+        "start the cluster, or leave the address out to run on this machine"
+    )
 
 
 def _keep_private() -> None:

@@ -17,8 +17,8 @@ from search_spaces.plan import CompressionPlan
 
 
 def compose(model: nn.Module, trace: Trace, ranking: Ranking, plan: CompressionPlan) -> nn.Module:
-    """A new, physically smaller module; the model is left as it was. Raises ValueError where the plan does not fit."""
-    smaller = copy.deepcopy(model)
+    """A new, physically smaller and trainable module; the model is left as it was. Raises ValueError where the plan does not fit."""
+    smaller = copy.deepcopy(model).requires_grad_(True)
     slice_channels(smaller, trace, kept_units(ranking, plan))
     for skip in plan.skips:
         replace(smaller, skip.block, nn.Identity())

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from evaluators.modes import in_eval_mode
+
 
 def parameters(model: nn.Module) -> int:
     """Weights, biases and normalisation parameters; step sizes of quantisers are storage, not parameters."""
@@ -17,8 +19,8 @@ def macs(model: nn.Module, example: Tensor) -> int:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused path is invisible to the counter
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.eval()(example)
+        with in_eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(example)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     return counter.get_total_flops() // 2

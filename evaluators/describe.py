@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from evaluators.labels import NONE, along
+from evaluators.probe import refused
 from evaluators.trace import ChannelMap, ModuleCall, Recording, Trace, record
 from search_spaces.network import Activation, Axis, Block, ChannelGroup, Dense, Layer, Network, Step, Vector
 
@@ -19,7 +20,7 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     """Describe a model from one forward pass on `example` (1, channels, ...); raises ValueError where that pass fails."""
     try:
         recording = record(model, example)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, IndexError) as error:
+    except Exception as error:  # whatever the user's forward pass may raise
         raise ValueError(
             f"the model must run on an input of shape {tuple(example.shape)}, but got {type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'}; check the model and the data set"
@@ -28,14 +29,20 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
         raise ValueError(
             "the model must contain at least one Conv2d or Linear layer that its forward pass uses, but got none"
         )
-    return _Describer(model, recording).trace()
+    if not recording.outputs:
+        raise ValueError(
+            "the model must return a tensor, or tensors in tuples, lists or dicts, but got none; return the logits"
+        )
+    described = _Describer(model, recording, {}).trace()
+    unsafe = refused(model, described, example)
+    return _Describer(model, recording, unsafe).trace() if unsafe else described
 
 
 class _Describer:
     """Holds the lookup tables between unit roots, groups and axes while a recording is turned into a network."""
 
-    def __init__(self, model: nn.Module, recording: Recording) -> None:
-        self.model, self.recording = model, recording
+    def __init__(self, model: nn.Module, recording: Recording, refused: Mapping[str, str]) -> None:
+        self.model, self.recording, self.refused = model, recording, refused
         self.lines = self._lines()
         self.reasons = self._reasons()
         self.groups, self.place, self.dense = self._group()
@@ -70,7 +77,7 @@ class _Describer:
                 counts[member] += 1
             classes[tuple(sorted(counts.items()))].append(root)
         order = list(self.recording.layers)
-        groups, place, dense = [], {}, []
+        groups, place, dense, named = [], {}, [], Counter[str]()
         for signature, roots in sorted(classes.items(), key=lambda item: _first_producer(item[0], order)):
             producers = tuple(name for (name, role), _ in signature if role == "out" and not self._depthwise(name))
             producers = tuple(sorted(producers, key=order.index))
@@ -78,10 +85,12 @@ class _Describer:
             why = next(
                 (self.reasons[r] for r in roots if r in self.reasons), "" if consumers else "feeds no further layer"
             )
+            named[producers[0]] += 1
+            name = producers[0] if named[producers[0]] == 1 else f"{producers[0]}#{named[producers[0]]}"
+            why = why or self.refused.get(name, "")
             if why or len(roots) < 2:
                 dense.append(Dense("+".join(producers), len(roots), why or "has a single channel"))
                 continue
-            name = producers[0] if all(g.name != producers[0] for g in groups) else f"{producers[0]}#{len(groups)}"
             place.update({root: (len(groups), i) for i, root in enumerate(roots)})
             groups.append(ChannelGroup(name, len(roots), producers, consumers))
         return tuple(groups), place, tuple(dense)

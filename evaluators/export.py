@@ -37,12 +37,8 @@ def export(
     operators. Each is loaded again and compared with the network; a card tells plan, measures and how it was checked.
     Raises ValueError when `out` exists already or the export differs from the network.
     """
+    require_free(out, format)
     folder, name = _target(out, format)
-    taken = folder / name if name else folder
-    if taken.exists() and (taken.is_file() or any(taken.iterdir())):
-        raise ValueError(
-            f"an export must not overwrite anything, but got --out {taken}, which exists; choose another path"
-        )
     images = example.cpu().repeat(2, 1, 1, 1)
     baked = bake(copy.deepcopy(module)).cpu().eval()
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +62,16 @@ def export(
     }
     (folder / CARD).write_text(json.dumps(card, indent=2))
     return folder / (name or "") if name else folder
+
+
+def require_free(out: Path, format: str) -> None:
+    """Raise ValueError where an export to `out` would overwrite something."""
+    folder, name = _target(out, format)
+    taken = folder / name if name else folder
+    if taken.exists() and (taken.is_file() or any(taken.iterdir())):
+        raise ValueError(
+            f"an export must not overwrite anything, but got --out {taken}, which exists; choose another path"
+        )
 
 
 def _target(out: Path, format: str) -> tuple[Path, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -30,20 +31,37 @@ def build_model(factory: Callable[..., Any], name: str, kwargs: Mapping[str, Any
 
 
 def call(factory: Callable[..., Any], name: str, section: str, kwargs: Mapping[str, Any]) -> Any:
+    """Call the factory of a section. Whatever a user's own factory raises is told with its place; built-in ones tell theirs."""
     try:
         return factory(**kwargs)
     except TypeError as error:
         raise ValueError(
-            f"{section}.factory {name!r} must accept {section}.kwargs, but got {dict(kwargs)!r}: {error}; correct {section}.kwargs"
+            f"{section}.factory {name!r} must accept {section}.kwargs, but got {dict(kwargs)!r}: {error}; "
+            f"correct {section}.kwargs"
+        ) from error
+    except Exception as error:
+        if ":" not in name:
+            raise
+        raise ValueError(
+            f"{section}.factory {name!r} must return without an error, but got {type(error).__name__}: {error} "
+            f"({_place(error)}); correct it or {section}.kwargs"
         ) from error
 
 
-def load_weights(model: nn.Module, path: str) -> None:
-    """Fill a model from safetensors or from a state_dict saved by torch.save (read without unpickling code)."""
+def _place(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"
+
+
+def load_weights(model: nn.Module, path: str, key: str = "model.weights") -> None:
+    """Fill a model from safetensors or from a state_dict saved by torch.save (read without unpickling code).
+
+    `key` says in errors what the file is. Raises ValueError where it cannot be read or does not fit.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         raise ValueError(
-            f"model.weights must name a file, but got {path!r}, which does not exist; download it or correct the path"
+            f"{key} must name an existing file, but got {path!r}, which is none; download it or correct the path"
         )
     state = _read(file)
     expected = model.state_dict()
@@ -53,7 +71,7 @@ def load_weights(model: nn.Module, path: str) -> None:
     wrong = sorted(n for n in set(state) & set(expected) if state[n].shape != expected[n].shape)
     if missing or unexpected or wrong:
         raise ValueError(
-            f"model.weights must fit the model, but got {_listed('missing', missing)}{_listed('unexpected', unexpected)}"
+            f"{key} must fit the model, but got {_listed('missing', missing)}{_listed('unexpected', unexpected)}"
             f"{_listed('of another shape', wrong)}in {path!r}; use the weights of this architecture"
         )
     model.load_state_dict(state, strict=False)
@@ -61,15 +79,11 @@ def load_weights(model: nn.Module, path: str) -> None:
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
-        loaded = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = (str(error).splitlines() or ["unreadable"])[0]
+        loaded = load_file(file) if file.suffix == ".safetensors" else _read_checkpoint(file)
+    except Exception as error:  # of bytes that are no checkpoint, torch.load raises nearly anything
         raise ValueError(
-            f"model.weights must be safetensors or a plain state_dict, but got {str(file)!r} ({reason}); save it as one of these"
+            f"model.weights must be safetensors or a plain state_dict, but got {str(file)!r} ({_unreadable(error)}); "
+            "save model.state_dict() and give that file"
         ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -77,6 +91,18 @@ def _read(file: Path) -> dict[str, Tensor]:
             f"model.weights must hold tensors by name, but got {type(state).__name__} in {str(file)!r}; save model.state_dict()"
         )
     return state
+
+
+def _read_checkpoint(file: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its remarks on pickle protocols are no help to somebody with a wrong file
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to switch this protection off
+        return "it holds more than tensors, or is no such file; code inside it is not run"
+    return (str(error).splitlines() or ["it is empty or cut off"])[0]
 
 
 def _listed(what: str, names: list[str]) -> str:

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluators.modes import in_eval_mode
+
 MAX_PLACES = 200_000  # unfolded input places per layer kept for C; beyond, places are taken at a regular stride
 
 
@@ -100,34 +102,30 @@ def collect(
     """One forward and backward pass over `images` (N, C, H, W) in eval mode; parameters and mode are left as they were."""
     modules = {name: model.get_submodule(name) for name in layers}
     sums = {name: _Accumulator(module) for name, module in modules.items()}
-    training = model.training
-    requires = [(p, p.requires_grad) for p in model.parameters()]
-    for parameter, _ in requires:
+    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    for parameter, _, _ in before:
         parameter.requires_grad_(True)
-    model.eval()
     handles = [m.register_forward_hook(_capture(sums[name], len(images))) for name, m in modules.items()]
     generator = torch.Generator().manual_seed(seed)
     batches = 0
     try:
-        for start in range(0, len(images), batch):
-            logits = model(images[start : start + batch])
-            labels = (
-                torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator).squeeze(1).to(logits.device)
-            )
-            model.zero_grad(set_to_none=True)
-            F.cross_entropy(logits, labels, reduction="sum").backward()
-            for name, module in modules.items():
-                sums[name].add_taylor(module.weight)  # type: ignore[arg-type]
-            batches += 1
-            if progress is not None:
-                progress(min(start + batch, len(images)))
+        with in_eval_mode(model):
+            for start in range(0, len(images), batch):
+                logits = model(images[start : start + batch])
+                labels = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator).squeeze(1)
+                model.zero_grad(set_to_none=True)
+                F.cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
+                for name, module in modules.items():
+                    sums[name].add_taylor(module.weight)  # type: ignore[arg-type]
+                batches += 1
+                if progress is not None:
+                    progress(min(start + batch, len(images)))
     finally:
         for handle in handles:
             handle.remove()
-        model.zero_grad(set_to_none=True)
-        for parameter, flag in requires:
+        for parameter, flag, gradient in before:
             parameter.requires_grad_(flag)
-        model.train(training)
+            parameter.grad = gradient
     return {name: s.result(len(images), batches, _outputs(modules[name])) for name, s in sums.items()}
 
 

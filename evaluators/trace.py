@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from evaluators.labels import BATCH_NORMS, ELEMENTWISE, NONE, Units, along, pass_labels, spread
+from evaluators.modes import in_eval_mode
 from search_spaces.network import Network
 
 
@@ -147,6 +148,7 @@ class _Tracer(TorchDispatchMode):
             line is None
             or not isinstance(self._modules.get(module), nn.Conv2d | nn.Linear)
             or known.rpartition(".")[2] != "weight"
+            or self.stack[-1:] != [module]  # a weight used outside its layer: no other layer can stand in for this one
         ):
             return ""
         self._call(
@@ -283,16 +285,10 @@ def _module_hooks(model: nn.Module, tracer: _Tracer) -> Iterator[None]:
 
 def record(model: nn.Module, example: Tensor) -> Recording:
     """Run the model once in eval mode on one sample (1, ...) and return what was seen; the model is left as it was."""
-    training = {name: module.training for name, module in model.named_modules()}
-    model.eval()
     tracer = _Tracer(model)
     tracer.start(example)
-    try:
-        with torch.no_grad(), _module_hooks(model, tracer), tracer:
-            output = model(example)
-    finally:
-        for name, module in model.named_modules():
-            module.training = training[name]
+    with in_eval_mode(model), torch.no_grad(), _module_hooks(model, tracer), tracer:
+        output = model(example)
     final = [t for t in tree_flatten(output)[0] if isinstance(t, Tensor)]
     for tensor in final:
         labels = tracer.labels_of(tensor)

@@ -10,11 +10,10 @@ from typing import Any
 from torch import nn
 
 from evaluators.data import ImageData
-from evaluators.export import FORMATS, FORMATS_BY_ENDING, export
+from evaluators.export import FORMATS, FORMATS_BY_ENDING, export, require_free
 from evaluators.quantise import bake
 from evo.budget import Budget
 from evo.build import (
-    GIVEN,
     LEARNED,
     SURROGATE,
     Given,
@@ -28,9 +27,10 @@ from evo.build import (
     worker_kit,
 )
 from evo.candidates import FINAL, STEP1, STEP2
+from evo.checks import GIVEN
 from evo.config import Config, parse, validate
 from evo.display import NoDisplay, display
-from evo.final import evaluation_seed, measure_finals
+from evo.final import evaluation_seed, genome_of, measure_finals
 from evo.front import FrontPoint
 from evo.keeping import KeepFront, KeepTracking, tracked_run
 from evo.manifest import RunInfo
@@ -39,6 +39,7 @@ from evo.progress import Listener, SearchInfo
 from evo.registry import TRACKERS, resolve
 from evo.reporting import FidelityPair, View, reports
 from evo.result import Choice, Result, load
+from evo.resuming import require_same_search
 from evo.search import run_search
 from evo.storage import RunDirectory
 from evo.writing import write_outputs
@@ -67,7 +68,8 @@ def search(
     model: a trained torch.nn.Module, the name of a built-in one, or the `model` section of a configuration.
     data: `ImageData`, a pair (train, test) of data sets of (image tensor, label), a name, or the `data` section.
     objectives: measures to minimise. Other sections of the configuration (space, budget, execution ...) are keyword
-    arguments with dictionaries; `validation` training images are held out of data handed over. Raises ValueError for anything that cannot work, before any long computation.
+    arguments with dictionaries; `validation` training images are held out of data handed over. Raises ValueError for
+    anything that cannot work, before any long computation.
     """
     from evaluators.datasets import from_factory
 
@@ -105,17 +107,18 @@ def run_config(
 
 
 def resume(
-    run_dir: str,
+    run_dir: str | Path,
     overrides: Sequence[str] = (),
     address: str | None = None,
     listeners: Listeners = Listeners(),
     given: Given = Given(),  # noqa: B008 - frozen
 ) -> Result:
     """Continue a search where it stopped; overrides may extend its budget, or change how it runs and is tracked."""
-    run = RunDirectory.open(run_dir)
+    run = RunDirectory.open(str(run_dir))
     config = parse(run.config, overrides, f"{run_dir}/config.yaml")
     check_names(config)
-    _check_given(config, given)
+    require_same_search(parse(run.config), config)
+    _check_given(config, given, str(run_dir), "evo.resume")
     run.latest()
     listeners.note(f"loading {config.model.factory} and {config.data.factory}")
     study = build_study(config, run.local, given)
@@ -129,15 +132,15 @@ def _info(study: Study, config: Config, baseline: Mapping[str, float]) -> RunInf
     return RunInfo(study.space.digest, objectives, config.seed, dict(baseline))
 
 
-def _check_given(config: Config, given: Given) -> None:
+def _check_given(config: Config, given: Given, run_dir: str, call: str) -> None:
     for name, factory, value in (
         ("model", config.model.factory, given.model),
         ("data", config.data.factory, given.data),
     ):
         if factory == GIVEN and value is None:
             raise ValueError(
-                f"a search started from Python needs its {name} object again, but got none; "
-                f"resume it with evo.resume(run_dir, given=evo.Given({name}=...))"
+                f"a search that was started from Python needs its {name} object again, but got {name}=None; "
+                f"in Python, call {call}({run_dir!r}, given=evo.Given(model=..., data=...)) with what evo.search was given"
             )
 
 
@@ -152,12 +155,12 @@ def _run(run: RunDirectory, study: Study, address: str | None, listeners: Listen
     kept: tuple[SearchObserver, ...] = (KeepTracking(run, tracker), KeepFront(study.problem, run.local))
     budget = Budget(**config.budget.model_dump())
     try:
-        algorithm = build_algorithm(config.algorithm, study.problem)
+        algorithm = build_algorithm(config.algorithm, study.problem, study.tables)
         run_search(study.problem, algorithm, backend, scorers(study), run, config.seed, budget, (*observers, *kept))
         measure_finals(run, load(run.uri), backend, config.evaluation.final.picks, listeners.note)
     finally:
         backend.close()
-    result = load(run.uri)
+    result = load(run.uri, given)
     write_outputs(run, result)
     return result
 
@@ -168,8 +171,9 @@ def _tracker(run: RunDirectory, study: Study) -> Any:
         return resolve(TRACKERS, "none")()
 
     def model_of(candidate_id: str) -> tuple[nn.Module, Any]:
-        point = load(run.uri).pick(candidate_id).point
-        seed = evaluation_seed(study.config.seed, point, study.space)
+        result = load(run.uri)
+        point = result.pick(candidate_id).point
+        seed = evaluation_seed(study.config.seed, genome_of(result, point, study.space), STEP2)
         module = bake(study.evaluator.realise(point.plan, STEP2, seed))
         return module, study.example.cpu().numpy()
 
@@ -193,12 +197,17 @@ def export_point(result: Result, point: FrontPoint, out: Path, format: str | Non
     """Write a front member as a model that needs none of this project; at the final step where it was finished there."""
     kind = format or FORMATS_BY_ENDING.get(out.suffix, "pytorch")
     if kind not in FORMATS:
-        raise ValueError(f"an export format must be one of {sorted(FORMATS)}, but got {kind!r}; choose one of these")
+        raise ValueError(f"an export format must be one of {', '.join(FORMATS)}, but got {kind!r}; choose one of these")
+    if FORMATS_BY_ENDING.get(out.suffix, kind) != kind:
+        raise ValueError(f"the ending of the file must suit its format, but got {out} for {kind}; change one of them")
     run = RunDirectory.open(result.run_dir)
-    study = build_study(result.config, run.local, Given())
+    given = result.given or Given()
+    _check_given(result.config, given, result.run_dir, "evo.load")
+    require_free(out, kind)
+    study = build_study(result.config, run.local, given)
     step = FINAL if point.candidate_id in result.finals else STEP2
     evaluation = result.evaluation(point.candidate_id, step)
-    seed = evaluation_seed(result.config.seed, point, study.space, step)
+    seed = evaluation_seed(result.config.seed, genome_of(result, point, study.space), step)
     module = study.evaluator.realise(point.plan, step, seed)
     measures = dict(evaluation.measures) if evaluation is not None else dict(point.measures)
     return export(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from evaluators.artifacts import save_tensors
+from evaluators.calibration import TermCalibration
 from evaluators.compression import MEASURES, CompressionEvaluator, StepOptions, frozen_teacher
 from evaluators.data import ImageData, Splits, limited, split
 from evaluators.datasets import from_factory
@@ -31,12 +33,13 @@ from evaluators.step1_file import read_step1, write_step1
 from evaluators.trace import Trace
 from evo.algorithm import AnyAlgorithm
 from evo.candidates import FINAL, STEP1, STEP2, Backend
+from evo.checks import algorithm_class, check
 from evo.config import AlgorithmConfig, Config, Step, Tune, parse
 from evo.problem import Constraint, Problem
 from evo.problem_config import problem_of
 from evo.randomness import derived_seed
 from evo.reachable import smallest
-from evo.registry import ALGORITHMS, BACKENDS, CRITERIA, DATASETS, FACTORISATIONS, MODELS, WRAPPERS, check_name, resolve
+from evo.registry import BACKENDS, CRITERIA, DATASETS, MODELS, resolve
 from evo.space_file import SPACE_FILE, space_to_json
 from evo.storage import RunDirectory
 from search_spaces.options import SpaceOptions, build_space
@@ -48,17 +51,15 @@ SURROGATE = "predicted_loss_increase"
 LEARNED = ("top1_error", "cross_entropy")  # measures that only a real network can give
 BASELINE_FILE = "models/baseline.safetensors"
 STEP1_FILE = "models/step1.safetensors"
-
-
-GIVEN = "given"  # the factory of a model or data set that was handed over in Python
+SHOWN_LAYERS = 12
 
 
 @dataclass(frozen=True)
 class Given:
-    """Objects handed over in Python instead of being named in the configuration."""
+    """Objects handed over in Python instead of being named in the configuration; `data` as in `evo.search`."""
 
     model: nn.Module | None = None
-    data: ImageData | None = None
+    data: ImageData | tuple[Any, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,64 +81,19 @@ class Study:
 
 def check_names(config: Config) -> None:
     """Refuse unknown names and impossible combinations; needs no torch work and comes before all of it."""
-    for table, name in ((MODELS, config.model.factory), (DATASETS, config.data.factory)):
-        if name != GIVEN:
-            resolve(table, name)
-    for name in config.space.criteria:
-        resolve(CRITERIA, name)
-    for name in config.space.factors:
-        check_name(FACTORISATIONS, name, "factorisations")
-    _check_numbers(config)
-    for measure in (*(o.measure for o in config.objectives), *(c.measure for c in config.constraints)):
-        if measure not in MEASURES:
-            check_name({m: "" for m in MEASURES}, measure, "objectives and constraints")
-    if len({o.measure for o in config.objectives}) != len(config.objectives):
-        raise ValueError("every objective must be named once, but got a measure twice in objectives; remove one")
-    if config.budget == config.budget.model_copy(update={"generations": None, "evaluations": None, "minutes": None}):
-        raise ValueError(
-            "a search must end, but got a budget without generations, evaluations or minutes; set one of them"
-        )
-    if config.model.weights and config.model.pretrain:
-        raise ValueError("model must have either weights or pretrain, but got both; remove one")
-    algorithm_class(config.algorithm)
+    check(config, MEASURES)
+    device_of(config)
 
 
-def _check_numbers(config: Config) -> None:
-    for name in ("weight_bits", "activation_bits"):
-        wrong = [b for b in getattr(config.space, name) if not (2 <= b <= 8 or b == 32)]
-        if wrong:
-            raise ValueError(f"space.{name} must lie in 2..8 or be 32 for float, but got {wrong[0]}; remove it")
-    for name in ("widths", "factor_shares"):
-        wrong_share = [s for s in getattr(config.space, name) if not 0 < s <= 1]
-        if wrong_share:
-            raise ValueError(f"space.{name} must be shares between 0 and 1, but got {wrong_share[0]}; correct it")
-
-
-def algorithm_class(config: AlgorithmConfig) -> Any:
-    """The class (or partial of one) behind an algorithm section, its parameters checked by name."""
-    table = {**ALGORITHMS, **WRAPPERS}
-    if ":" not in config.name:
-        check_name(table, config.name, "algorithms")
-    made = resolve(table if ":" not in config.name else ALGORITHMS, config.name)
-    known = [p for p in inspect.signature(made).parameters if p not in ("problem", "inner")]
-    for name in config.params:
-        if name not in known:
-            check_name({k: "" for k in known}, name, f"parameters of algorithm {config.name}")
-    wraps = "inner" in inspect.signature(made).parameters
-    if config.inner is not None and not wraps:
-        raise ValueError(f"algorithm.inner must be given to a wrapper only, but got one for {config.name!r}; remove it")
-    algorithm_class(config.inner) if config.inner is not None else None
-    return made
-
-
-def build_algorithm(config: AlgorithmConfig, problem: Problem) -> AnyAlgorithm:
-    """The algorithm with its parameters; a wrapper without `inner` wraps NSGA-II."""
+def build_algorithm(config: AlgorithmConfig, problem: Problem, tables: LossTables) -> AnyAlgorithm:
+    """The algorithm with its parameters; a wrapper without `inner` wraps NSGA-II, and calibrates every term of step 1."""
     made = algorithm_class(config)
     params = dict(config.params)
     if "inner" in inspect.signature(made).parameters:
-        params["inner"] = build_algorithm(config.inner or AlgorithmConfig(name="nsga2"), problem)
+        params["inner"] = build_algorithm(config.inner or AlgorithmConfig(name="nsga2"), problem, tables)
         learned = {o.measure: SURROGATE for o in problem.objectives if o.measure in LEARNED}
         params.setdefault("surrogates", learned)
+        params.setdefault("calibration", TermCalibration(tables))
     try:
         algorithm: AnyAlgorithm = made(problem=problem, **params)
     except (TypeError, ValueError) as error:
@@ -152,9 +108,11 @@ def device_of(config: Config) -> torch.device:
     return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def load_splits(config: Config, given: ImageData | None) -> Splits:
+def load_splits(config: Config, given: ImageData | tuple[Any, Any] | None) -> Splits:
     section = config.data
-    made = given or from_factory(call(resolve(DATASETS, section.factory), section.factory, "data", section.kwargs))
+    made = from_factory(
+        call(resolve(DATASETS, section.factory), section.factory, "data", section.kwargs) if given is None else given
+    )
     return split(limited(made, section.train_limit, section.test_limit), section.validation, section.split_seed)
 
 
@@ -166,12 +124,12 @@ def new_model(config: Config) -> nn.Module:
 def load_model(
     config: Config, splits: Splits, device: torch.device, baseline: Path | None, given: nn.Module | None
 ) -> nn.Module:
-    """The trained network: handed over, from the run's own copy, from the user's weights, or trained here."""
-    if given is not None:
-        return given
-    model = new_model(config)
+    """The trained network: from the run's own copy, handed over, from the user's weights, or trained here."""
+    model = new_model(config) if given is None else copy.deepcopy(given)
     if baseline is not None and baseline.is_file():
-        model.load_state_dict(load_file(baseline))
+        load_weights(model, str(baseline), "the weights kept with the run")
+    elif given is not None:
+        return model
     elif config.model.weights is not None:
         load_weights(model, config.model.weights)
     elif config.model.pretrain is not None:
@@ -198,13 +156,15 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     there is used instead of being computed again."""
     torch.set_num_threads(config.execution.threads)
     device = device_of(config)
-    if config.model.weights is not None:
+    baseline_file = folder / BASELINE_FILE if folder else None
+    if config.model.weights is not None and not (baseline_file and baseline_file.is_file()):
         load_weights(new_model(config), config.model.weights)  # a wrong file is told before the data are read
     splits = load_splits(config, given.data)
     example = splits.prepare(splits.train.images[:1], device)
-    model = load_model(config, splits, device, folder / BASELINE_FILE if folder else None, given.model)
+    model = load_model(config, splits, device, baseline_file, given.model)
     teacher = frozen_teacher(model, device)
     described = trace(teacher, example)
+    _check_kept(config, [layer.name for layer in described.network.layers])
     space = build_space(
         described.network, SpaceOptions(**{k: _tupled(v) for k, v in config.space.model_dump().items()})
     )
@@ -215,11 +175,22 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     _check_outputs(teacher, example, splits)
     baseline = evaluator.baseline(STEP2)
     problem = build_problem(config, space, tables, baseline)
+    build_algorithm(config.algorithm, problem, tables)  # parameters out of range are told before anything is written
     return Study(config, teacher, described, splits, example, ranking, space, tables, problem, baseline, evaluator)
 
 
 def _tupled(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _check_kept(config: Config, layers: Sequence[str]) -> None:
+    for pattern in config.space.keep:
+        if not any(fnmatchcase(layer, pattern) for layer in layers):
+            raise ValueError(
+                f"every pattern of space.keep must match a layer, but got {pattern!r}, which matches none of "
+                f"{', '.join(layers[:SHOWN_LAYERS])}{', ...' if len(layers) > SHOWN_LAYERS else ''}; "
+                "evo doctor lists all of them"
+            )
 
 
 def _check_outputs(teacher: nn.Module, example: Tensor, splits: Splits) -> None:
@@ -309,7 +280,7 @@ def make_evaluator(kit: WorkerKit) -> CompressionEvaluator:
     torch.set_num_threads(config.execution.threads)
     device = device_of(config)
     splits = load_splits(config, kit.given.data)
-    model = new_model(config) if kit.given.model is None else kit.given.model
+    model = new_model(config) if kit.given.model is None else copy.deepcopy(kit.given.model)
     model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in kit.weights.items()})
     teacher = frozen_teacher(model, device)
     described = trace(teacher, splits.prepare(splits.train.images[:1], device))

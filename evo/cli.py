@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -22,8 +23,8 @@ app = typer.Typer(
     epilog="Start with: evo search configs/demo_digits.yaml",
 )
 
-CONFIG = typer.Argument(help="YAML file; see configs/ for commented examples", show_default=False)
-RUN_DIR = typer.Argument(help="directory of a search", show_default=False)
+CONFIG = typer.Argument(metavar="CONFIG", help="YAML file; see configs/ for commented examples", show_default=False)
+RUN_DIR = typer.Argument(metavar="RUN_DIR", help="directory of a search", show_default=False)
 SET = typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set budget.generations=5 (repeatable)")
 ADDRESS = typer.Option(help="a running Ray cluster, e.g. auto or ray://head:10001; without it one is started here")
 QUIET = typer.Option("--quiet", "-q", help="no progress display")
@@ -136,7 +137,7 @@ def doctor(
 
 @app.command(name="list")
 def list_(
-    table: Annotated[str | None, typer.Argument(help="one table, e.g. algorithms", show_default=False)] = None,
+    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="one table, e.g. algorithms", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
 ) -> None:
     """List what a configuration may name: algorithms, criteria, models, data sets, measures ...
@@ -187,11 +188,10 @@ def _say(text: str) -> None:
 def _show(result: "Result") -> None:  # noqa: F821, UP037
     from rich.console import Console
 
-    from evo.front import front_table
-    from evo.summary import finals_table, trust
+    from evo.summary import finals_table, shown_front, trust
 
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(front_table(result.front, result.baseline))
+    console.print(shown_front(result))
     finals = finals_table(result)
     if finals is not None:
         console.print(finals)
@@ -215,13 +215,13 @@ def fail(error: BaseException) -> NoReturn:
     raise SystemExit(2)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: the user's mistakes are one sentence and exit code 2, never a traceback."""
     import warnings
 
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        app()
+        app(None if arguments is None else list(arguments))
     except USER_ERRORS as error:
         fail(error)
     except KeyboardInterrupt:

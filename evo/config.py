@@ -183,9 +183,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     file = Path(path)
     if not file.is_file():
         raise ValueError(
-            f"CONFIG must name a YAML file, but got {str(file)!r}, which does not exist; see configs/ for examples"
+            f"CONFIG must name a YAML file, but got {str(file)!r}, which is no file; see configs/ for examples"
         )
-    return parse(file.read_text(), overrides, str(file))
+    return parse(_text(file), overrides, str(file))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be a text file in UTF-8, but got {error}; give the YAML file") from error
 
 
 def parse(text: str, overrides: Sequence[str] = (), origin: str = "the configuration") -> Config:
@@ -240,11 +247,13 @@ def _sentence(error: ValidationError, origin: str) -> str:
         return f"every key of {origin} must be known, but got {where}={fault['input']!r}; {advice}{more}"
     if fault["type"] == "missing":
         return f"{origin} must have the key {where}, but got none; add it{more}"
-    return f"{where} must be right: {_lower(fault['msg'])}, but got {where}={fault['input']!r}; correct it in {origin}{more}"
+    return f"{where} {_demand(fault['msg'])}, but got {where}={fault['input']!r}; correct it in {origin}{more}"
 
 
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def _demand(text: str) -> str:
+    """"Input should be a valid integer" as "must be a valid integer"."""
+    rest = text.removeprefix("Input should ")
+    return f"must {rest}" if rest != text else f"must be right: {text[:1].lower()}{text[1:]}"
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:

@@ -112,6 +112,21 @@ def pick(points: Sequence[FrontPoint], spec: str, baseline: Mapping[str, float])
     return _within(points, [_limit(text, points, baseline) for text in spec.split(",")])
 
 
+def within_reference(points: Sequence[FrontPoint], reference: Mapping[str, float]) -> tuple[FrontPoint, ...]:
+    """The points that are nowhere worse than the reference (minimised values by measure), where it names a bound."""
+    return tuple(p for p in points if all(p.objectives[name] <= bound for name, bound in reference.items()))
+
+
+def spread(points: Sequence[FrontPoint], most: int) -> tuple[FrontPoint, ...]:
+    """At most so many of the points: the knee, and others at even steps along the first objective, both ends included."""
+    ordered = sorted(points, key=lambda p: tuple(p.objectives.values()))
+    if len(ordered) <= most:
+        return tuple(ordered)
+    chosen = {ordered.index(knee(ordered))}
+    chosen.update(np.linspace(0, len(ordered) - 1, most - 1).round().astype(int).tolist())
+    return tuple(ordered[i] for i in sorted(chosen))
+
+
 def front_table(points: Sequence[FrontPoint], baseline: Mapping[str, float], title: str = "Pareto front") -> Table:
     """A table of the front, sorted by the first objective; measures with a large baseline also relative to it."""
     from rich.table import Table

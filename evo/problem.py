@@ -38,7 +38,6 @@ class Problem:
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...] = ()
     reference: tuple[float, ...] = ()
-    scale: tuple[float, ...] = ()
 
     def values(self, evaluation: Evaluation) -> np.ndarray:
         """Minimised objective values, shape (objectives,); +inf everywhere for a failed or incomplete evaluation."""

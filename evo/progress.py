@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from evo.candidates import Evaluation
-from evo.front import FrontPoint
+from evo.front import FrontPoint, within_reference
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class Progress:
     worker_use: float = math.nan
     done: float = math.nan
     front: tuple[FrontPoint, ...] = ()
+    reference: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def useful(self) -> tuple[FrontPoint, ...]:
+        """The front within the hypervolume's `reference` (minimised values by measure)."""
+        return within_reference(self.front, self.reference)
 
     @property
     def seconds_left(self) -> float:

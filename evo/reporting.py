@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from evo.archive import best_under_budget, objective_values, pareto_front, step_agreement
 from evo.candidates import STEP2, Evaluation
 from evo.front import FrontPoint, plan_summary
@@ -56,11 +58,16 @@ class View:
             worker_use=_worker_use(rows, self.workers, standing.seconds),
             done=standing.done,
             front=front_points(self.problem, front),
+            reference=dict(zip((o.measure for o in self.problem.objectives), self.problem.reference, strict=False)),
         )
 
     def _hypervolume(self, front: Sequence[Evaluation]) -> float:
-        reference = self.problem.reference
-        return hypervolume(objective_values(self.problem, front), reference) if reference else math.nan
+        """Share of the box between zero and the reference point that the front dominates, where that box exists."""
+        reference = np.array(self.problem.reference)
+        if not len(reference):
+            return math.nan
+        scale = np.where(reference > 0, reference, 1.0)
+        return hypervolume(objective_values(self.problem, front) / scale, reference / scale)
 
     def _best(self, rows: Sequence[Evaluation]) -> dict[str, float]:
         measure = self.problem.objectives[0].measure

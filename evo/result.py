@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evo.archive import Agreement, pareto_front, step_agreement
 from evo.candidates import FINAL, STEP1, STEP2, Evaluation
 from evo.config import Config, parse
-from evo.front import FrontPoint, front_table, pick
+from evo.front import FrontPoint, pick, within_reference
+from evo.legality import legal
 from evo.problem import Problem
 from evo.problem_config import problem_of
 from evo.reporting import front_points
 from evo.space_file import SPACE_FILE, space_from_json
 from evo.storage import RunDirectory
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from evo.build import Given
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,17 @@ class Result:
     baseline: Mapping[str, float]
     evaluations: tuple[Evaluation, ...]
     seed: int = 0
+    given: Given | None = field(default=None, repr=False, compare=False)  # what a search from Python was given
 
     @property
     def front(self) -> tuple[FrontPoint, ...]:
         return front_points(self.problem, pareto_front(self.problem, self.evaluations, STEP2))
+
+    @property
+    def useful(self) -> tuple[FrontPoint, ...]:
+        """The front without the points that are worse than the hypervolume's reference in some objective."""
+        names = [o.measure for o in self.problem.objectives]
+        return within_reference(self.front, dict(zip(names, self.problem.reference, strict=False)))
 
     @property
     def finals(self) -> dict[str, Mapping[str, float]]:
@@ -64,9 +78,14 @@ class Result:
     def _repr_html_(self) -> str:
         from rich.console import Console
 
-        console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(front_table(self.front, self.baseline))
+        console = Console(record=True, width=140, file=io.StringIO())
+        console.print(self)
         return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+    def __rich__(self) -> Group:
+        from evo.summary import shown_front
+
+        return shown_front(self)
 
 
 @dataclass(frozen=True)
@@ -83,14 +102,18 @@ class Choice:
         return export_point(self.result, self.point, Path(out), format)
 
 
-def load(run_dir: str) -> Result:
-    """Read a run directory; raises ValueError where it is none or damaged."""
-    run = RunDirectory.open(run_dir)
+def load(run_dir: str | Path, given: Given | None = None) -> Result:
+    """Read a run directory; raises ValueError where it is none or damaged.
+
+    `given` are the objects of a search that was started from Python, which only an export needs.
+    """
+    run = RunDirectory.open(str(run_dir))
     config = parse(run.config, origin=f"{run_dir}/config.yaml")
     space = space_from_json(run.folder.read(SPACE_FILE).decode())
     info = run.info
     problem = problem_of(config, space, info.baseline)
-    return Result(run_dir, config, problem, info.baseline, run.evaluations(), info.seed)
+    evaluations = legal(space, run.evaluations())
+    return Result(str(run_dir), config, problem, info.baseline, evaluations, info.seed, given)
 
 
 def front_json(result: Result) -> str:

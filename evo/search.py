@@ -14,6 +14,7 @@ from evo.algorithm import Algorithm
 from evo.budget import Budget
 from evo.candidates import Backend, Batch, Candidate, Evaluation, Outcome, Request, Scorer, Status
 from evo.checkpoint import decode, encode
+from evo.legality import legal
 from evo.manifest import Manifest
 from evo.observers import Audience, SearchObserver, Standing
 from evo.problem import Problem
@@ -45,7 +46,7 @@ def run_search(
     manifest = run.latest()
     state = _stored_state(run, manifest, algorithm.init(seed))
     archive = run.committed(manifest)
-    memory = Memory(problem.space, (*archive, *run.journal(manifest)))
+    memory = Memory(problem.space, (*archive, *legal(problem.space, run.journal(manifest))))
     clock, audience, status = _Clock(manifest.seconds), Audience(observers), "failed"
     standing = _standing(manifest.rounds, archive, archive, clock, budget, scorers)
     audience.on_start(standing)
@@ -94,7 +95,8 @@ def _standing(
     budget: Budget,
     scorers: Mapping[str, Scorer],
 ) -> Standing:
-    generation = max((e.candidate.generation for e in latest), default=-1)
+    # The highest so far: a round may also promote candidates of older generations.
+    generation = max((e.candidate.generation for e in archive), default=-1)
     done = budget.share(generation + 1, archive, clock.seconds, scorers)
     return Standing(rounds, generation, clock.seconds, archive, latest, done)
 

@@ -27,13 +27,15 @@ def space_from_json(text: str) -> CompressionSpace:
     """Raises ValueError where the text is not a space, or not the one its digest names."""
     try:
         raw = json.loads(text)
+        written = raw["digest"]
         network = TypeAdapter(Network).validate_python(raw["network"])
         genes = tuple(TypeAdapter(KINDS[kind]).validate_python(fields) for kind, fields in raw["genes"])
     except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
         raise ValueError(f"{SPACE_FILE} must hold a search space, but got {error!r}; restore it from a copy") from error
     space = CompressionSpace(network, genes)
-    if space.digest != raw["digest"]:
+    if space.digest != written:
         raise ValueError(
-            f"{SPACE_FILE} must be as it was written (digest {raw['digest']}), but got digest {space.digest}; restore it from a copy"
+            f"{SPACE_FILE} must be as it was written, but got another search space (digest {space.digest} instead of {written}); "
+            "restore it from a copy, or let evo resume write it again"
         )
     return space

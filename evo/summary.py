@@ -6,13 +6,33 @@ import math
 from typing import TYPE_CHECKING
 
 from evo.candidates import FINAL, STEP2
-from evo.front import format_measure
+from evo.front import format_measure, front_table, spread
 from evo.result import Result
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 TRUSTED_TAU = 0.5
+SHOWN_POINTS = 20
+
+
+def shown_front(result: Result, most: int = SHOWN_POINTS) -> Group:
+    """The front as a table of at most so many useful points, and a line that tells how many more there are."""
+    from rich.console import Group
+    from rich.text import Text
+
+    points = spread(result.useful or result.front, most)
+    table = front_table(points, result.baseline)
+    text = _left_out(len(points), len(result.useful), len(result.front))
+    return Group(table, Text(text)) if text else Group(table)
+
+
+def _left_out(shown: int, useful: int, front: int) -> str:
+    if shown == front:
+        return ""
+    beyond = f", {front - useful} of them beyond the hypervolume's reference point" if useful < front else ""
+    return f"{shown} of {front} points are shown{beyond}; --json (or result.front) has all of them"
 
 
 def finals_table(result: Result) -> Table | None:
@@ -41,7 +61,8 @@ def trust(result: Result) -> str:
     found = result.agreement()
     if math.isnan(found.tau):
         return f"no agreement between steps can be told from {found.pairs} candidates"
-    text = f"Kendall's tau step 1 / step 2: {found.tau:.2f} (95 % interval {found.low:.2f} to {found.high:.2f}, {found.pairs} candidates)"
+    interval = f"95 % interval {found.low:.2f} to {found.high:.2f}"
+    text = f"Kendall's tau step 1 / step 2: {found.tau:.2f} ({interval}, {found.pairs} candidates)"
     later = result.agreement(STEP2, FINAL)
     if later.pairs > 1 and not math.isnan(later.tau):
         text += f"; step 2 / final: {later.tau:.2f} ({later.pairs} candidates)"

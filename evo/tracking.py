@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 class NoTracker:
     run_id = ""
+
     def on_start(self, info: SearchInfo) -> None: ...
     def on_evaluation(self, evaluation: Evaluation) -> None: ...
     def on_round(self, progress: Progress) -> None: ...
@@ -106,7 +107,7 @@ class MlflowTracker:
         self._record(progress)
         self._record_front(progress, 0.0)
         if status == "finished":
-            self._record_members(progress.front)
+            self._record_members(progress.useful)
         self._background.submit(lambda: self._client().set_terminated(self.run_id, STATUS[status]))
         self._background.retry(tolerate=2)
         if not self._background.wait(self._end_patience):

@@ -24,7 +24,7 @@ TOKEN = Path.home() / ".ray" / "auth_token"
 UNLUCKY: Genome = (0, 0, 0, 0, 3, 5)  # 20 bits
 DEADLY: Genome = (0, 0, 0, 0, 5, 5)  # 22 bits
 HANGING: Genome = (0, 0, 0, 1, 5, 5)  # 23 bits
-FINE: tuple[Genome, ...] = ((3, 3, 3, 3, 3, 3), (1, 1, 1, 1, 1, 1), (2, 1, 1, 2, 1, 2), (1, 1, 3, 3, 3, 0))
+FINE: tuple[Genome, ...] = ((3, 3, 3, 3, 3, 3), (1, 1, 1, 1, 1, 1), (2, 1, 1, 2, 1, 2), (1, 1, 3, 3, 3, 1))
 
 MakeBackend = Callable[..., Backend]
 
@@ -87,7 +87,7 @@ def test_a_factory_that_raises_is_an_error_of_one_sentence(make_backend: MakeBac
 
 @pytest.mark.ray
 def test_a_dead_worker_costs_one_attempt_and_its_request_is_counted_once(one_ray: None, tmp_path: Path) -> None:
-    backend = RayBackend(partial(DeadlyEvaluator, mark=tmp_path / "mark"))
+    backend = RayBackend(partial(DeadlyEvaluator, mark=tmp_path / "mark"), deadline_s=60.0)
     found = outcomes(backend, (*FINE, DEADLY))
     backend.close()
     assert (tmp_path / "mark").exists()
@@ -115,6 +115,11 @@ def test_a_listener_that_leaves_does_not_block_the_next(one_ray: None) -> None:
     assert len(outcomes(backend, FINE[:1])) == 1
     backend.close()
     assert time.monotonic() - began < 30
+
+
+def test_an_address_where_nothing_listens_is_an_error_of_one_sentence() -> None:
+    with pytest.raises(ConnectionError, match=r"that of a running Ray cluster, but got address=127\.0\.0\.1:9 "):
+        connect("127.0.0.1:9", cpus=1)
 
 
 def test_torch_runs_with_the_given_threads_and_is_left_as_it_was() -> None:

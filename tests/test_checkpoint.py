@@ -170,5 +170,5 @@ def test_a_field_that_cannot_be_stored_is_named(state: Any, message: str) -> Non
 
 
 def test_the_state_of_another_algorithm_is_refused() -> None:
-    with pytest.raises(ValueError, match="must belong to this algorithm .*State.*, but got state_type='.*Point'"):
+    with pytest.raises(ValueError, match=r"must belong to this algorithm .*State.*, but got state_type='.*Point'"):
         decode(State, encode(Point(1.0)))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from toy import PROBLEM, ToySpace, begin, search
 
 from evo.archive import pareto_front
 from evo.candidates import STEP1, STEP2, Candidate, Evaluation, Status
@@ -18,7 +19,6 @@ from evo.observers import Standing
 from evo.problem import Problem
 from evo.progress import Listener, Progress, SearchInfo
 from evo.reporting import FidelityPair, View, reports
-from tests.toy import PROBLEM, ToySpace, begin, search
 
 INFO = SearchInfo("toy", "runs/toy")
 BOUNDED = Problem(PROBLEM.space, PROBLEM.objectives, reference=(7.0, 40.0))

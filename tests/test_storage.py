@@ -175,7 +175,7 @@ def test_a_search_through_a_remote_file_system_is_the_same(tmp_path: Path) -> No
 
 
 def test_a_used_directory_is_refused_and_an_unused_one_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must hold a run.json"):
+    with pytest.raises(ValueError, match=r"must hold a run\.json"):
         RunDirectory.open(str(tmp_path))
     (tmp_path / "evo.log").touch()
     run = RunDirectory.create(str(tmp_path), "seed: 7\n", INFO)
@@ -202,7 +202,7 @@ def test_a_directory_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format_version=99"):
         _ = run.info
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(StorageError, match="run.json must be intact"):
+    with pytest.raises(StorageError, match=r"run\.json must be intact"):
         _ = run.info
 
 

@@ -23,20 +23,22 @@ from search_spaces.genome import Genome
 class TwoStepState:
     """`waiting` holds lower-step evaluations without a measurement, `measured` every upper-step evaluation so far.
 
-    A measured evaluation also carries its lower-step measures. While `promoting`, the next batch is of the upper step.
+    A measured evaluation also carries its lower-step measures. While `promoting`, the next batch is of the upper step;
+    before that, `cheap` batches of the generation were scored.
     """
 
     seed: int
     inner: Any
     generation: int = 0
     promoting: bool = False
+    cheap: int = 0
     waiting: tuple[Evaluation, ...] = ()
     measured: tuple[Evaluation, ...] = ()
 
 
 @dataclass(frozen=True)
 class TwoStep:
-    """A generation is two batches: all candidates of `inner` at the lower step, then `promote` of them at the upper.
+    """A generation is `cheap_rounds` batches of `inner` at the lower step (one in the first), then `promote` candidates at the upper.
 
     `surrogates` names, for every measure that the lower step cannot give, the lower-step measure that rises with it
     (with its minimised value). Unmeasured candidates are told to `inner` with a value estimated by `calibration` from
@@ -52,9 +54,10 @@ class TwoStep:
     memory: int = 200
     lower: str = STEP1
     upper: str = STEP2
+    cheap_rounds: int = 1
 
     def __post_init__(self) -> None:
-        check_sizes(promote=self.promote, memory=self.memory)
+        check_sizes(promote=self.promote, cheap_rounds=self.cheap_rounds, memory=self.memory)
 
     def init(self, seed: int) -> TwoStepState:
         return TwoStepState(seed, self.inner.init(seed))
@@ -63,14 +66,18 @@ class TwoStep:
         if state.promoting:
             return Batch(tuple(replace(e.candidate, step=self.upper) for e in self._promoted(state))), state
         batch, inner = self.inner.ask(state.inner)
-        cheap = tuple(replace(c, step=self.lower) for c in batch.candidates)
+        cheap = tuple(replace(c, step=self.lower, generation=state.generation) for c in batch.candidates)
         return Batch(cheap, batch.train_on), replace(state, inner=inner)
 
     def tell(self, state: TwoStepState, evaluations: Sequence[Evaluation]) -> TwoStepState:
         told = tuple(sorted(evaluations, key=lambda e: e.candidate.key))
         if state.promoting:
             return self._finished(replace(state, measured=state.measured + _with_lower(told, state.waiting)))
-        scored = replace(state, waiting=state.waiting + told, promoting=True)
+        scored = replace(state, waiting=state.waiting + told, cheap=state.cheap + 1)
+        # Without any measurement a long search on the lower step would only find that step's errors.
+        if scored.cheap < (self.cheap_rounds if state.measured else 1):
+            return self._told(scored)
+        scored = replace(scored, promoting=True)
         return scored if self._order(scored, _eligible(scored), 0) else self._finished(scored)
 
     def _promoted(self, state: TwoStepState) -> list[Evaluation]:
@@ -79,7 +86,11 @@ class TwoStep:
         return [eligible[i] for i in self._order(state, eligible, self.promote)[: self.promote]]
 
     def _finished(self, state: TwoStepState) -> TwoStepState:
-        """Tell the inner algorithm the generation: measured where there is a measurement, estimated elsewhere."""
+        told = self._told(state)
+        return replace(told, generation=state.generation + 1, promoting=False, cheap=0)
+
+    def _told(self, state: TwoStepState) -> TwoStepState:
+        """Tell the inner algorithm its candidates: measured where there is a measurement, estimated elsewhere."""
         known: dict[Genome, Evaluation] = {e.candidate.genome: e for e in state.measured}
         unmeasured = [e for e in state.waiting if e.candidate.genome not in known]
         settled = [replace(known[e.candidate.genome], candidate=e.candidate) for e in _with(known, state.waiting)]
@@ -90,8 +101,6 @@ class TwoStep:
         return replace(
             state,
             inner=self.inner.tell(state.inner, told),
-            generation=state.generation + 1,
-            promoting=False,
             waiting=tuple(eligible[i] for i in kept),
         )
 

@@ -1,0 +1,113 @@
+"""Refuse a configuration that cannot work, by its names and numbers alone: before any file is read or network run."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Collection
+from typing import Any
+
+from evo.config import AlgorithmConfig, Config
+from evo.front import LIMIT
+from evo.registry import ALGORITHMS, CRITERIA, DATASETS, FACTORISATIONS, MODELS, TABLES, WRAPPERS, check_name, resolve
+
+GIVEN = "given"  # the factory of a model or data set that was handed over in Python
+CANDIDATE_ID = re.compile(r"\d+-\d+")
+BITS = (*range(2, 9), 32)
+
+
+def check(config: Config, measures: Collection[str]) -> None:
+    """Raise ValueError for unknown names and impossible combinations. `measures` are those a search can be about."""
+    for table, name in ((MODELS, config.model.factory), (DATASETS, config.data.factory)):
+        if name != GIVEN:
+            resolve(table, name)
+    _check_space(config)
+    for number, constraint in enumerate(config.constraints):
+        _check_known(f"constraints.{number}.measure", constraint.measure, measures)
+    for number, objective in enumerate(config.objectives):
+        _check_known(f"objectives.{number}.measure", objective.measure, measures)
+    if len({o.measure for o in config.objectives}) != len(config.objectives):
+        raise ValueError("every objective must be named once, but got a measure twice in objectives; remove one")
+    if config.budget == config.budget.model_copy(update={"generations": None, "evaluations": None, "minutes": None}):
+        raise ValueError(
+            "a search must end, but got a budget without generations, evaluations or minutes; set one of them"
+        )
+    if config.model.weights and config.model.pretrain:
+        raise ValueError("model must have either weights or pretrain, but got both; remove one")
+    for pick in config.evaluation.final.picks:
+        _check_pick(pick, measures)
+    algorithm_class(config.algorithm)
+
+
+def _check_space(config: Config) -> None:
+    space = config.space
+    for name in space.criteria:
+        resolve(CRITERIA, name)
+    for name in space.factors:
+        _check_known("space.factors", name, FACTORISATIONS)
+    if space.widths and not space.criteria:
+        raise ValueError(
+            "space.criteria must name how channels are chosen, but got criteria=[] with widths; "
+            "name one (evo list criteria), or set widths=[] too"
+        )
+    for key, bits in (("weight_bits", space.weight_bits), ("activation_bits", space.activation_bits)):
+        wrong = [b for b in bits if b not in BITS]
+        if wrong:
+            raise ValueError(f"space.{key} must lie in 2..8 or be 32 for float, but got {wrong[0]}; remove it")
+    for key, shares in (("widths", space.widths), ("factor_shares", space.factor_shares)):
+        outside = [s for s in shares if not 0 < s <= 1]
+        if outside:
+            raise ValueError(
+                f"space.{key} must be shares above 0 and at most 1, but got {outside[0]}; correct or remove it"
+            )
+
+
+def _check_pick(pick: str, measures: Collection[str]) -> None:
+    if pick.strip() == "knee" or CANDIDATE_ID.fullmatch(pick):
+        return
+    for text in pick.split(","):
+        limit = LIMIT.fullmatch(text)
+        if limit is None:
+            raise ValueError(
+                'every pick must be "knee", the id of a candidate, or limits such as "macs<=0.5x,top1_error<=0.09", '
+                f"but got {pick!r} in evaluation.final.picks; correct it"
+            )
+        _check_known("evaluation.final.picks", limit["measure"], measures)
+
+
+def algorithm_class(config: AlgorithmConfig, key: str = "algorithm") -> Any:
+    """The class (or partial of one) behind an algorithm section, its parameters checked by name and kind."""
+    table = {**ALGORITHMS, **WRAPPERS}
+    if ":" not in config.name:
+        _check_known(f"{key}.name", config.name, table)
+    made = resolve(table if ":" not in config.name else ALGORITHMS, config.name)
+    signature = inspect.signature(made).parameters
+    known = {name: parameter for name, parameter in signature.items() if name not in ("problem", "inner")}
+    for name, value in config.params.items():
+        _check_known(f"{key}.params of {config.name}", name, known)
+        _check_kind(f"{key}.params.{name}", value, known[name].default)
+        if f"{name}s" in TABLES and isinstance(value, str) and ":" not in value:
+            check_name(TABLES[f"{name}s"], value, f"{key}.params.{name}")
+    if config.inner is not None and "inner" not in signature:
+        raise ValueError(f"{key}.inner must be given to a wrapper only, but got one for {config.name!r}; remove it")
+    if config.inner is not None:
+        algorithm_class(config.inner, f"{key}.inner")
+    return made
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """A parameter with a number or a text as its default takes no other kind."""
+    if not isinstance(default, int | float | str):
+        return
+    fits = isinstance(value, int | float if isinstance(default, float) else type(default))
+    if not fits or isinstance(value, bool) != isinstance(default, bool):
+        raise ValueError(f"{key} must be of the kind of its default {default!r}, but got {value!r}; correct it")
+
+
+def _check_known(key: str, name: str, known: Collection[str]) -> None:
+    if name in known:
+        return
+    closest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    advice = f"did you mean {closest[0]!r}?" if closest else "choose one of these"
+    raise ValueError(f"{key} must be one of {', '.join(sorted(known))}, but got {name!r}; {advice}")
