@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from evaluators.quantise import QuantisedLayer, codes_of, weight_range
+from evaluators.quantise import ActivationQuantiser, QuantisedLayer, codes_of, weight_range
 from search_spaces.plan import CompressionPlan
 
 
@@ -44,8 +44,8 @@ def load_tuned(folder: Path, name: str, module: nn.Module) -> bool:
 def packed_state(module: nn.Module) -> dict[str, Tensor]:
     """Everything inference needs, at the size that `size_bytes` states: codes packed bit by bit, the rest in float32.
 
-    A quantised weight `a.weight` becomes `a.weight.codes` (uint8, packed), `a.weight.step` (float32 per output channel); its
-    shape and bit-width belong into the file's metadata (see `packed_metadata`).
+    Names are those of the baked module. A quantised weight `a.weight` becomes `a.weight.codes` (uint8, packed) and
+    `a.weight.step` (float32 per output channel); its shape and bit-width belong into the file's metadata (see `packed_metadata`).
     """
     state: dict[str, Tensor] = {}
     for name, child in _leaves(module):
@@ -59,7 +59,7 @@ def packed_state(module: nn.Module) -> dict[str, Tensor]:
 def packed_metadata(module: nn.Module) -> dict[str, str]:
     """For every packed weight: bits and shape, e.g. {"a.weight": "4:16,16,3,3"}."""
     quantised = [(n, m) for n, m in _leaves(module) if isinstance(m, QuantisedLayer) and m.step is not None]
-    return {f"{n}.weight": f"{m.weight_bits}:{','.join(map(str, m.layer.weight.shape))}" for n, m in quantised}
+    return {f"{_inner(n, m)}.weight": f"{m.weight_bits}:{','.join(map(str, m.layer.weight.shape))}" for n, m in quantised}
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -101,17 +101,23 @@ def _leaves(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
     return own
 
 
+def _inner(name: str, layer: QuantisedLayer) -> str:
+    """Where the layer proper ends up when it is baked."""
+    return name if isinstance(layer.input, nn.Identity) else f"{name}.layer"
+
+
 def _packed_layer(name: str, layer: QuantisedLayer) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
+    inner = _inner(name, layer)
     if layer.step is None:
-        state[f"{name}.weight"] = layer.layer.weight.detach().cpu().float().contiguous()
+        state[f"{inner}.weight"] = layer.layer.weight.detach().cpu().float().contiguous()
     else:
         codes, step = codes_of(layer)
-        state[f"{name}.weight.codes"] = pack(codes.cpu(), layer.weight_bits)
-        state[f"{name}.weight.step"] = step.detach().cpu().float().flatten().contiguous()
+        state[f"{inner}.weight.codes"] = pack(codes.cpu(), layer.weight_bits)
+        state[f"{inner}.weight.step"] = step.detach().cpu().float().flatten().contiguous()
     if layer.layer.bias is not None:
-        state[f"{name}.bias"] = layer.layer.bias.detach().cpu().float()
-    if not isinstance(layer.input, nn.Identity):
+        state[f"{inner}.bias"] = layer.layer.bias.detach().cpu().float()
+    if isinstance(layer.input, ActivationQuantiser):
         state[f"{name}.input.scale"] = layer.input.scale.detach().cpu().float().clone()
         state[f"{name}.input.zero"] = layer.input.zero.detach().cpu().float().clone()
     return state

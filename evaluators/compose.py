@@ -13,11 +13,13 @@ from evaluators.quantise import activation_quantisers, quantise_layer
 from evaluators.saliency import Ranking
 from evaluators.slicing import slice_channels
 from evaluators.trace import Trace
+from search_spaces.phenotype import of_plan
 from search_spaces.plan import CompressionPlan
 
 
 def compose(model: nn.Module, trace: Trace, ranking: Ranking, plan: CompressionPlan) -> nn.Module:
-    """A new, physically smaller and trainable module; the model is left as it was. Raises ValueError where the plan does not fit."""
+    """A new, physically smaller and trainable module; the model is left as it was. Raises ValueError if the plan does not fit."""
+    of_plan(trace.network, plan)
     smaller = copy.deepcopy(model).requires_grad_(True)
     slice_channels(smaller, trace, kept_units(ranking, plan))
     for skip in plan.skips:

@@ -85,8 +85,18 @@ def _checked(ranks: tuple[int, ...], limits: tuple[int, ...], layer: nn.Module) 
 def _conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d | None = None) -> nn.Conv2d:
     """A convolution with this weight (out, in, k, k); geometry from `like`, or 1 x 1 with stride 1."""
     out, into, *kernel = weight.shape
-    geometry = {} if like is None else {"stride": like.stride, "padding": like.padding, "dilation": like.dilation}
-    conv = nn.Conv2d(into, out, tuple(kernel), bias=bias is not None, **geometry)  # type: ignore[arg-type]
+    if like is None:
+        return _filled(nn.Conv2d(into, out, tuple(kernel), bias=bias is not None), weight, bias)  # type: ignore[arg-type]
+    conv = nn.Conv2d(
+        into,
+        out,
+        like.kernel_size,  # type: ignore[arg-type]
+        like.stride,  # type: ignore[arg-type]
+        like.padding,  # type: ignore[arg-type]
+        like.dilation,  # type: ignore[arg-type]
+        bias=bias is not None,
+        padding_mode=like.padding_mode,
+    )
     return _filled(conv, weight, bias)
 
 

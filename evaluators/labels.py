@@ -21,10 +21,11 @@ class Units:
 
     def __init__(self) -> None:
         self._parent: list[int] = []
+        self._roots: Tensor | None = None
         self.pinned: dict[int, str] = {}
 
     def new(self, count: int) -> Tensor:
-        first = len(self._parent)
+        first, self._roots = len(self._parent), None
         self._parent.extend(range(first, first + count))
         return torch.arange(first, first + count)
 
@@ -36,6 +37,7 @@ class Units:
 
     def join(self, a: Tensor, b: Tensor, reason: str) -> None:
         """Join units elementwise; a unit that meets no unit is pinned, because the other tensor cannot be cut with it."""
+        self._roots = None
         pairs = torch.stack([a.reshape(-1), b.reshape(-1)], dim=1)
         for left, right in torch.unique(pairs, dim=0).tolist():
             if left != NONE and right != NONE:
@@ -49,8 +51,9 @@ class Units:
                 self.pinned.setdefault(unit, reason)
 
     def roots(self, labels: Tensor) -> Tensor:
-        table = torch.tensor([self.root(i) for i in range(len(self._parent))] + [NONE])
-        return table[labels]
+        if self._roots is None:
+            self._roots = torch.tensor([self.root(i) for i in range(len(self._parent))] + [NONE])
+        return self._roots[labels]
 
 
 def along(labels: Tensor, dim: int) -> Tensor | None:

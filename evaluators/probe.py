@@ -25,12 +25,13 @@ def refused(model: nn.Module, trace: Trace, example: Tensor) -> dict[str, str]:
     Every group loses another share of its units: equal shares hide faults, as in `view(n, 2, channels // 2, ...)`.
     """
     cuts = {g.name: tuple(u for u in range(g.size) if u % (3 + i % 5) != 1) for i, g in enumerate(trace.network.groups)}
-    if not cuts or not _fault(model, trace, example, cuts):
+    whole = masked(model, trace, {})
+    if not cuts or not _fault(whole, trace, example, cuts):
         return {}
     safe: dict[str, Sequence[int]] = {}
     faults = {}
     for name, kept in cuts.items():
-        if why := _fault(model, trace, example, {**safe, name: kept}):
+        if why := _fault(whole, trace, example, {**safe, name: kept}):
             faults[name] = why
         else:
             safe[name] = kept
@@ -38,19 +39,19 @@ def refused(model: nn.Module, trace: Trace, example: Tensor) -> dict[str, str]:
 
 
 @torch.no_grad()
-def _fault(model: nn.Module, trace: Trace, example: Tensor, kept: Mapping[str, Sequence[int]]) -> str:
-    """Why the network cut like this does not equal the network with those channels masked; empty if it does."""
+def _fault(whole: nn.Module, trace: Trace, example: Tensor, kept: Mapping[str, Sequence[int]]) -> str:
+    """Why the network (in eval mode) cut like this does not equal it with those channels masked; empty if it does."""
     try:
-        cut = copy.deepcopy(model).eval()
+        cut = copy.deepcopy(whole)
         slice_channels(cut, trace, kept)
         got = _first(cut(example))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         return f"cutting it breaks the forward pass ({(str(error).splitlines() or [''])[0][:100]})"
-    expected = _first(masked(model, trace, kept)(example))
+    expected = _first(masked(whole, trace, kept)(example))
     if got.shape != expected.shape:
         return "cutting it changes the shape of the output"
     difference = float((got - expected).abs().max())
-    effect = float((expected - _first(masked(model, trace, {})(example))).abs().max())
+    effect = float((expected - _first(whole(example))).abs().max())
     if difference <= TOLERANCE * effect + ROUNDING * float(expected.abs().max()):
         return ""
     return f"cutting it gives outputs that differ from masking it by {difference:.2g}, where masking changes {effect:.2g}"

@@ -6,6 +6,7 @@ While a network is tuned, the straight-through estimator passes gradients throug
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -184,4 +185,4 @@ def _baked(layer: QuantisedLayer) -> nn.Module:
         layer.layer.weight.copy_(layer.weight())
     if isinstance(layer.input, nn.Identity):
         return layer.layer
-    return nn.Sequential(layer.input, layer.layer)
+    return nn.Sequential(OrderedDict(input=layer.input, layer=layer.layer))

@@ -37,9 +37,9 @@ def load(folder=Path(__file__).parent):
     program = torch.export.load(Path(folder) / "graph.pt2")
     state = read_weights(Path(folder) / "weights.safetensors")
     for name, value in program.state_dict.items():
-        if name in state:
-            filled = state[name].to(value.dtype).contiguous()
-            program.state_dict[name] = (
-                torch.nn.Parameter(filled, requires_grad=False) if isinstance(value, torch.nn.Parameter) else filled
-            )
+        if name not in state and value.is_floating_point() and not name.endswith((".low", ".high")):
+            raise KeyError(f"weights.safetensors must hold {name}; the file is not the one written with graph.pt2")
+        filled = state.get(name, torch.zeros(value.shape)).to(value.dtype).contiguous()
+        is_parameter = isinstance(value, torch.nn.Parameter)
+        program.state_dict[name] = torch.nn.Parameter(filled, requires_grad=False) if is_parameter else filled
     return program.module()

@@ -33,6 +33,7 @@ from evo.display import NoDisplay, display
 from evo.final import evaluation_seed, genome_of, measure_finals
 from evo.front import FrontPoint
 from evo.keeping import KeepFront, KeepTracking, tracked_run
+from evo.loop import run_search
 from evo.manifest import RunInfo
 from evo.observers import SearchObserver
 from evo.progress import Listener, SearchInfo
@@ -40,7 +41,6 @@ from evo.registry import TRACKERS, resolve
 from evo.reporting import FidelityPair, View, reports
 from evo.result import Choice, Result, load
 from evo.resuming import require_same_search
-from evo.search import run_search
 from evo.storage import RunDirectory
 from evo.writing import write_outputs
 
@@ -79,14 +79,20 @@ def search(
     )
     values = {
         **sections,
-        "model": {"factory": GIVEN} if given.model is not None else _section(model),
-        "data": {"factory": GIVEN, "validation": validation} if given.data is not None else _section(data),
+        "model": {"factory": GIVEN} if given.model is not None else _section("model", model),
+        "data": {"factory": GIVEN, "validation": validation} if given.data is not None else _section("data", data),
         "objectives": [{"measure": o} if isinstance(o, str) else dict(o) for o in objectives],
     }
     return run_config(validate(values, "evo.search"), str(run_dir), given=given, listeners=Listeners(display()))
 
 
-def _section(value: Any) -> dict[str, Any]:
+def _section(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, str | Mapping):
+        wanted = "a torch.nn.Module" if key == "model" else "a pair (train, test) of data sets"
+        raise ValueError(
+            f"evo.search must be given {wanted}, a name or a section of a configuration as {key}, "
+            f"but got {key} of type {type(value).__name__}; change it"
+        )
     return {"factory": value} if isinstance(value, str) else dict(value)
 
 

@@ -42,6 +42,7 @@ from evo.reachable import smallest
 from evo.registry import BACKENDS, CRITERIA, DATASETS, MODELS, resolve
 from evo.space_file import SPACE_FILE, space_to_json
 from evo.storage import RunDirectory
+from search_spaces.network import Network
 from search_spaces.options import SpaceOptions, build_space
 from search_spaces.space import CompressionSpace
 
@@ -134,7 +135,7 @@ def load_model(
         load_weights(model, config.model.weights)
     elif config.model.pretrain is not None:
         logger.info("training %s for %g epochs", config.model.factory, config.model.pretrain.epochs)
-        model = model.to(device, memory_format=torch.channels_last)
+        model = model.to(device).to(memory_format=torch.channels_last)
         tune(model, None, splits, tune_budget(config.model.pretrain), config.seed, device)
     return model
 
@@ -165,9 +166,7 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     teacher = frozen_teacher(model, device)
     described = trace(teacher, example)
     _check_kept(config, [layer.name for layer in described.network.layers])
-    space = build_space(
-        described.network, SpaceOptions(**{k: _tupled(v) for k, v in config.space.model_dump().items()})
-    )
+    space = space_of(config, described.network)
     ranking, tables = _step1(config, teacher, described, splits, space, folder / STEP1_FILE if folder else None)
     evaluator = CompressionEvaluator(
         teacher, described, ranking, splits, step_options(config), device, folder / "models" if folder else None
@@ -179,8 +178,11 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     return Study(config, teacher, described, splits, example, ranking, space, tables, problem, baseline, evaluator)
 
 
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def space_of(config: Config, network: Network) -> CompressionSpace:
+    """The joint space of a network under the configuration's options."""
+    values = config.space.model_dump().items()
+    options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values}
+    return build_space(network, SpaceOptions(**options))
 
 
 def _check_kept(config: Config, layers: Sequence[str]) -> None:
@@ -208,7 +210,8 @@ def _step1(
     config: Config, teacher: nn.Module, described: Trace, splits: Splits, space: CompressionSpace, file: Path | None
 ) -> tuple[Ranking, LossTables]:
     """Rankings and tables, kept with the run so that a resumed search scores exactly as before."""
-    peak = any(m.measure == "peak_activation_bytes" for m in (*config.objectives, *config.constraints))
+    wanted = [*(o.measure for o in config.objectives), *(c.measure for c in config.constraints)]
+    peak = "peak_activation_bytes" in wanted
     if file is not None and file.is_file():
         return read_step1(file, space, peak)
     device = next(teacher.parameters()).device

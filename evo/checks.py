@@ -13,7 +13,7 @@ from evo.front import LIMIT
 from evo.registry import ALGORITHMS, CRITERIA, DATASETS, FACTORISATIONS, MODELS, TABLES, WRAPPERS, check_name, resolve
 
 GIVEN = "given"  # the factory of a model or data set that was handed over in Python
-CANDIDATE_ID = re.compile(r"\d+-\d+")
+CANDIDATE_ID = re.compile(r"\w+-\w+")
 BITS = (*range(2, 9), 32)
 
 

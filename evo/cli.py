@@ -7,11 +7,15 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from evo.errors import USER_ERRORS, sentence
+
+if TYPE_CHECKING:
+    from evo.api import Listeners
+    from evo.result import Result
 
 app = typer.Typer(
     name="evo",
@@ -137,7 +141,9 @@ def doctor(
 
 @app.command(name="list")
 def list_(
-    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="one table, e.g. algorithms", show_default=False)] = None,
+    table: Annotated[
+        str | None, typer.Argument(metavar="[TABLE]", help="one table, e.g. algorithms", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
 ) -> None:
     """List what a configuration may name: algorithms, criteria, models, data sets, measures ...
@@ -174,7 +180,7 @@ def submit(
     )
 
 
-def _listeners(quiet: bool) -> "Listeners":  # noqa: F821, UP037
+def _listeners(quiet: bool) -> Listeners:
     from evo.api import Listeners
     from evo.display import display
 
@@ -185,7 +191,7 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _show(result: "Result") -> None:  # noqa: F821, UP037
+def _show(result: Result) -> None:
     from rich.console import Console
 
     from evo.summary import finals_table, shown_front, trust
@@ -198,7 +204,7 @@ def _show(result: "Result") -> None:  # noqa: F821, UP037
     console.print(trust(result), soft_wrap=True, highlight=False)
 
 
-def _report(result: "Result", as_json: bool) -> None:  # noqa: F821, UP037
+def _report(result: Result, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
         return
@@ -221,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        app(None if arguments is None else list(arguments))
+        app(None if arguments is None else list(arguments), prog_name="evo")
     except USER_ERRORS as error:
         fail(error)
     except KeyboardInterrupt:

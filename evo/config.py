@@ -251,7 +251,7 @@ def _sentence(error: ValidationError, origin: str) -> str:
 
 
 def _demand(text: str) -> str:
-    """"Input should be a valid integer" as "must be a valid integer"."""
+    """ "Input should be a valid integer" as "must be a valid integer"."""
     rest = text.removeprefix("Input should ")
     return f"must {rest}" if rest != text else f"must be right: {text[:1].lower()}{text[1:]}"
 

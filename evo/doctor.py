@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from evaluators.describe import trace
-from evo.build import check_names, device_of, load_splits, new_model
+from evo.build import check_names, device_of, load_splits, new_model, space_of
 from evo.config import Config
 from search_spaces.costs import costs
 from search_spaces.network import Network
-from search_spaces.options import SpaceOptions, build_space
 from search_spaces.phenotype import full
 
 
@@ -18,8 +17,7 @@ def examine(config: Config) -> dict[str, Any]:
     check_names(config)
     splits = load_splits(config, None)
     network = trace(new_model(config), splits.prepare(splits.train.images[:1], device_of(config))).network
-    options = SpaceOptions(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.space.model_dump().items()})
-    space = build_space(network, options)
+    space = space_of(config, network)
     total = {name: float(value[0]) for name, value in costs(network, full(network, 1), peak=True).items()}
     genes: dict[str, list[str]] = {}
     for gene in space.genes:

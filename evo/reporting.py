@@ -11,11 +11,11 @@ import numpy as np
 from evo.archive import best_under_budget, objective_values, pareto_front, step_agreement
 from evo.candidates import STEP2, Evaluation
 from evo.front import FrontPoint, plan_summary
+from evo.loop import DRIVER, MEMORY
 from evo.observers import SearchObserver, Standing
 from evo.pareto import hypervolume
 from evo.problem import Problem
 from evo.progress import Listener, Progress, SearchInfo
-from evo.search import DRIVER, MEMORY
 
 
 @dataclass(frozen=True)

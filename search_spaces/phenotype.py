@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from search_spaces.network import Layer, Network
-from search_spaces.plan import FLOAT_BITS, CompressionPlan
+from search_spaces.plan import FLOAT_BITS, CompressionPlan, Mask
 
 METHODS = ("none", "svd", "tucker2")
+RANKS = {"svd": 1, "tucker2": 2}
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,21 @@ def of_plan(network: Network, plan: CompressionPlan) -> Phenotypes:
             width.kept, network.group(width.group).size, width.group
         )
     for mask in plan.masks:
-        one.kept[0, _place(groups, mask.group, "channel group")] = _within(
-            len(mask.kept), network.group(mask.group).size, mask.group
-        )
+        at = _place(groups, mask.group, "channel group")
+        one.kept[0, at] = _within(len(mask.kept), network.groups[at].size, mask.group)
+        _check_units(mask, network.groups[at].size)
     for skip in plan.skips:
         one.skipped[0, _place(blocks, skip.block, "residual block")] = True
     for factor in plan.factors:
         at = _place(layers, factor.layer, "layer")
+        if len(factor.ranks) != RANKS.get(factor.method):
+            raise ValueError(f"a factor must be one of svd (1 rank) or tucker2 (2 ranks), but got {factor}; correct the plan")
         one.method[0, at] = METHODS.index(factor.method)
         one.ranks[0, at, : len(factor.ranks)] = factor.ranks
     for bits in plan.bits:
         at = _place(layers, bits.layer, "layer")
+        if not all(2 <= b <= 8 or b == FLOAT_BITS for b in (bits.weight, bits.activation)):
+            raise ValueError(f"bits must lie in 2..8 or be {FLOAT_BITS} for float, but got {bits}; correct the plan")
         one.weight_bits[0, at] = bits.weight
         one.activation_bits[0, at] = bits.activation
     return one
@@ -97,3 +102,10 @@ def _within(kept: int, size: int, group: str) -> int:
     if not 1 <= kept <= size:
         raise ValueError(f"1 <= kept <= {size} must hold for group {group!r}, but got kept={kept}; correct the plan")
     return kept
+
+
+def _check_units(mask: Mask, size: int) -> None:
+    if len(set(mask.kept)) < len(mask.kept) or not all(0 <= unit < size for unit in mask.kept):
+        raise ValueError(
+            f"a mask must keep distinct units in 0..{size - 1} of group {mask.group!r}, but got kept={mask.kept}; correct the plan"
+        )

@@ -54,6 +54,12 @@ class CompressionSpace:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     @cached_property
+    def _factor_genes(self) -> dict[int, int]:
+        """Gene -> layer of every factor gene, as positions."""
+        numbers = {layer.name: i for i, layer in enumerate(self.network.layers)}
+        return {i: numbers[gene.layer] for i, gene in enumerate(self.genes) if isinstance(gene, FactorGene)}
+
+    @cached_property
     def _full(self) -> tuple[int, ...]:
         return tuple(full_allele(gene) for gene in self.genes)
 
@@ -95,11 +101,25 @@ class CompressionSpace:
                 )
 
     def repair(self, genome: Sequence[int]) -> Genome:
-        """Clip codes into range and reset the genes that have no effect: inside skipped blocks, factors that save nothing."""
+        """Clip codes into range; reset genes without effect: inside skipped blocks, factors that save nothing, or equal an earlier one."""
         codes = np.clip(np.asarray(genome, dtype=np.int64), 0, np.array(self.cardinalities) - 1)
-        for row in self._idle(codes):
-            codes[row] = self._full[row]
+        for at in self._idle(codes):
+            codes[at] = self._full[at]
+        self._unify_factors(codes)
         return tuple(int(c) for c in codes)
+
+    def _unify_factors(self, codes: np.ndarray) -> None:
+        """Give every factor gene the first allele that means the same: small layers have equal ranks for several shares."""
+        at = [i for i in self._factor_genes if codes[i]]
+        if not at:
+            return
+        rows = np.tile(codes, (1 + int(codes[at].max()), 1))
+        rows[:, at] = np.minimum(codes[at], np.arange(len(rows))[:, None])  # row a: no factor gene beyond allele a
+        phenotypes = self.phenotypes(rows)
+        layers = [self._factor_genes[i] for i in at]
+        method, ranks = phenotypes.method[:, layers], phenotypes.ranks[:, layers]
+        same = (method == method[-1]) & (ranks == ranks[-1]).all(axis=2)
+        codes[at] = rows[same.argmax(axis=0), at]
 
     def _idle(self, codes: np.ndarray) -> list[int]:
         gone = self._skipped_layers(codes)
@@ -107,12 +127,7 @@ class CompressionSpace:
         kept = np.array(codes)
         kept[idle] = np.array(self._full)[idle]
         method = self.phenotypes(kept[None, :]).method[0]
-        numbers = {layer.name: i for i, layer in enumerate(self.network.layers)}
-        dull = [
-            i
-            for i, g in enumerate(self.genes)
-            if isinstance(g, FactorGene) and kept[i] and method[numbers[g.layer]] == 0
-        ]
+        dull = [i for i, layer in self._factor_genes.items() if kept[i] and method[layer] == 0]
         widths = {
             g.group: int(kept[i]) == g.cardinality - 1 for i, g in enumerate(self.genes) if isinstance(g, WidthGene)
         }

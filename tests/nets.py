@@ -101,13 +101,12 @@ class Halves(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left = nn.Conv2d(3, 16, 1)
-        self.right = nn.Conv2d(3, 16, 1)
-        self.head = nn.Linear(16, 4)
+        self.left, self.right = nn.Conv2d(3, 16, 1), nn.Conv2d(3, 16, 1)
+        self.of_left, self.of_right = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = torch.cat([self.left(x), self.right(x)], dim=1).relu().chunk(2, dim=1)
-        return self.head((a * 2 - b.square()).mean((2, 3)))
+        left, right = torch.cat([self.left(x), self.right(x)], dim=1).relu().chunk(2, dim=1)
+        return (self.of_left(left) - self.of_right(right)).mean((2, 3))
 
 
 class WrittenSize(nn.Module):

@@ -324,7 +324,11 @@ def test_an_illegal_genome_in_the_journal_is_left_out(
     file = _uncommit_last_round(run)
     first, *others = from_table(from_parquet(file.read_bytes()))
     genome = first.candidate.genome
-    changed = {"allele out of range": (99, *genome[1:]), "negative allele": (-1, *genome[1:]), "a gene less": genome[1:]}
+    changed = {
+        "allele out of range": (99, *genome[1:]),
+        "negative allele": (-1, *genome[1:]),
+        "a gene less": genome[1:],
+    }
     edited = replace(first, candidate=replace(first.candidate, genome=changed[edit]), measures={"top1_error": 0.0})
     file.write_bytes(to_parquet(to_table((edited, *others), 4)))
     with pytest.warns(RuntimeWarning, match=f"legal .* got 1 .* candidate {first.candidate.id}; .* left out"):

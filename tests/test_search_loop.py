@@ -12,8 +12,8 @@ from cluster.local import LocalBackend
 from evo.budget import Budget
 from evo.candidates import STEP1, STEP2, Evaluation, Outcome, Status
 from evo.folder import Folder
+from evo.loop import run_search
 from evo.observers import Standing
-from evo.search import run_search
 from evo.storage import StorageError
 
 

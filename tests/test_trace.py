@@ -26,6 +26,8 @@ from search_spaces.plan import CompressionPlan
 # Rounding adds operations to a traced graph, and float activations are what peak_activation_bytes counts.
 SHAPES_ONLY = SpaceOptions(criteria=("l1",), weight_bits=(), activation_bits=())
 
+QUICK = ("resnet8", "resnet20", "digits_cnn")  # traced in a fraction of a second
+
 
 def of_full(network: Network) -> dict[str, float]:
     return {name: value[0] for name, value in costs(network, full(network, 1), peak=True).items()}
@@ -61,7 +63,7 @@ def test_costs_of_a_plan_are_those_of_the_built_network(name: str, seed: int) ->
     stated, built = of(net.network, plan), compose(net.model, net.trace, net.ranking, plan)
     assert stated["params"] == count.parameters(built) < count.parameters(net.model)
     assert stated["macs"] == count.macs(built, net.example)
-    if seed == 0 or name in ("resnet8", "resnet20", "digits_cnn"):
+    if name in QUICK or seed == 0 and name in ("resnet18", "mobilenet_v2"):
         assert stated["peak_activation_bytes"] == of_full(trace(built, net.example).network)["peak_activation_bytes"]
 
 
@@ -118,7 +120,7 @@ def test_functional_code_shared_layers_and_several_outputs() -> None:
     assert of_full(net.network)["macs"] == count.macs(net.model, net.example)
     assert net.network.layer("shared").calls == 2
     groups = {group.producers: group.consumers for group in net.network.groups}
-    assert groups == {("stem", "shared"): ("shared", "narrow"), ("narrow",): ("side", "head")}
+    assert groups == {("stem", "shared"): ("shared", "narrow"), ("narrow",): ("head", "side")}
     assert {dense.name for dense in net.network.dense} == {"side", "head"}
     for seed in range(3):
         plan = random_plan(net, seed)
@@ -135,7 +137,6 @@ def test_a_weight_used_outside_its_layer_stays() -> None:
 
 
 def test_code_that_counts_on_channel_numbers_keeps_them() -> None:
-    """Cutting both alike would hide the fault of `Halves`: labels say that both could be cut."""
     assert known(Halves(), (3, 4, 4)).network.groups == ()
     net = known(WrittenSize(), (3, 4, 4)).network
     assert [group.name for group in net.groups] == ["second"]

@@ -1,0 +1,38 @@
+"""Write a measurement with what is needed to judge it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write(name: str, figures: Mapping[str, float], seeds: Sequence[int], more: Mapping[str, Any] | None = None) -> Path:
+    """benchmarks/results/NAME.json: command, date, commit, machine, seeds, figures and further tables."""
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{name}.json"
+    content = {
+        "command": "python -m benchmarks." + name,
+        "arguments": [a for a in sys.argv[1:] if not a.startswith("/")],
+        "date": date.today().isoformat(),
+        "commit": _commit(),
+        "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
+        "seeds": list(seeds),
+        "figures": dict(figures),
+        **(more or {}),
+    }
+    file.write_text(json.dumps(content, indent=2) + "\n")
+    return file
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
