@@ -59,7 +59,9 @@ def packed_state(module: nn.Module) -> dict[str, Tensor]:
 def packed_metadata(module: nn.Module) -> dict[str, str]:
     """For every packed weight: bits and shape, e.g. {"a.weight": "4:16,16,3,3"}."""
     quantised = [(n, m) for n, m in _leaves(module) if isinstance(m, QuantisedLayer) and m.step is not None]
-    return {f"{_inner(n, m)}.weight": f"{m.weight_bits}:{','.join(map(str, m.layer.weight.shape))}" for n, m in quantised}
+    return {
+        f"{_inner(n, m)}.weight": f"{m.weight_bits}:{','.join(map(str, m.layer.weight.shape))}" for n, m in quantised
+    }
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:

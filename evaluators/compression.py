@@ -118,7 +118,7 @@ class CompressionEvaluator:
 
 def frozen_teacher(model: nn.Module, device: torch.device) -> nn.Module:
     """A copy that gives logits only: eval mode, no gradients, channels last."""
-    teacher = copy.deepcopy(model).to(device, memory_format=torch.channels_last).eval()
+    teacher = copy.deepcopy(model).to(device).to(memory_format=torch.channels_last).eval()
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)
     return teacher

@@ -99,7 +99,8 @@ def split(data: ImageData, validation: int, seed: int) -> Splits:
     total = len(data.train)
     if not 0 < validation < total:
         raise ValueError(
-            f"the validation split must leave training images: 0 < validation < {total}, but got validation={validation}; change data.validation"
+            f"the validation split must leave training images: 0 < validation < {total}, "
+            f"but got validation={validation}; change data.validation"
         )
     order = torch.from_numpy(stream(seed, "validation split").permutation(total))
     return Splits(data.train.take(order[validation:]), data.train.take(order[:validation]), data.test, data)

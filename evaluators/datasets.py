@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,18 @@ def image_folder(root: str, size: int = 224, train: str = "train", test: str = "
 
 def stacked(dataset: Any, index: list[int]) -> Images:
     """Items (image tensor, label) of a map-style data set as two tensors."""
-    items = [dataset[i] for i in index]
-    first = items[0][0] if items else None
-    if not isinstance(first, Tensor) or first.dim() != 3:
+    try:
+        items = [dataset[i] for i in index]
+    except OSError as error:  # an image file that cannot be read
         raise ValueError(
-            f"a data set must yield (image tensor of shape (C, H, W), label), but got {type(first).__name__}; add a transform to it"
+            f"every image of a data set must be readable, but got {error}; replace or remove it"
+        ) from error
+    shapes = {tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__ for image, _ in items}
+    if len(shapes) != 1 or not all(isinstance(shape, tuple) and len(shape) == 3 for shape in shapes):
+        found = ", ".join(sorted(map(str, shapes))[:3]) or "nothing"
+        raise ValueError(
+            "a data set must yield (image tensor, label) with images (C, H, W) all of one size, "
+            f"but got {found}; add a transform to it"
         )
     return Images(torch.stack([image for image, _ in items]), torch.tensor([int(label) for _, label in items]))
 
@@ -88,11 +95,12 @@ def from_factory(made: Any) -> ImageData:
     """`ImageData`, or a pair (train, test) of map-style data sets of normalised image tensors."""
     if isinstance(made, ImageData):
         return made
-    if isinstance(made, tuple) and len(made) == 2:
+    if isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, Sized) for part in made):
         train, test = made
         return ImageData(stacked(train, list(range(len(train)))), stacked(test, list(range(len(test)))))
     raise ValueError(
-        f"a data factory must return evaluators.data.ImageData or a pair (train, test) of data sets, but got {type(made).__name__}; change it"
+        "a data factory must return evaluators.data.ImageData or a pair (train, test) of map-style data sets, "
+        f"but got {type(made).__name__}; change it"
     )
 
 

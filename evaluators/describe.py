@@ -77,7 +77,10 @@ class _Describer:
                 counts[member] += 1
             classes[tuple(sorted(counts.items()))].append(root)
         order = list(self.recording.layers)
-        groups, place, dense, named = [], {}, [], Counter[str]()
+        groups: list[ChannelGroup] = []
+        place: dict[int, tuple[int, int]] = {}
+        dense: list[Dense] = []
+        named = Counter[str]()
         for signature, roots in sorted(classes.items(), key=lambda item: _first_producer(item[0], order)):
             producers = tuple(name for (name, role), _ in signature if role == "out" and not self._depthwise(name))
             producers = tuple(sorted(producers, key=order.index))
@@ -182,9 +185,7 @@ class _Describer:
     def _blocks(self) -> tuple[Block, ...]:
         """Innermost submodules, called once, that add their input to their output and end with the labels they began with."""
         calls = self.recording.modules
-        often = defaultdict(int)
-        for call in calls:
-            often[call.name] += 1
+        often = Counter(call.name for call in calls)
         found = [c for c in calls if often[c.name] == 1 and self._residual(c)]
         inner = [c for c in found if not any(o.name.startswith(c.name + ".") for o in found)]
         return tuple(self._block(c) for c in inner)

@@ -80,7 +80,8 @@ MOVES = {
 # Operations that treat every element alike (batch normalisation: every channel), so labels pass.
 POINTWISE = {
     "relu", "relu_", "gelu", "silu", "silu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "hardtanh", "hardtanh_", "hardswish",
-    "hardswish_", "hardsigmoid", "hardsigmoid_", "leaky_relu", "leaky_relu_", "elu", "elu_", "softplus", "mish", "clamp", "clamp_",
+    "hardswish_", "hardsigmoid", "hardsigmoid_", "leaky_relu", "leaky_relu_", "elu", "elu_", "softplus", "mish", "clamp",
+    "clamp_",
     "clamp_min", "clamp_max", "native_dropout", "dropout", "neg", "abs", "pow", "sqrt", "rsqrt", "exp", "log", "square",
     "erf", "round", "floor", "fake_quantize_per_tensor_affine_cachemask", "native_batch_norm", "cudnn_batch_norm", "batch_norm",
     "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "_batch_norm_no_update", "_batch_norm_with_update",

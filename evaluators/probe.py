@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from evaluators.layers import weight_of
 from evaluators.slicing import slice_channels
 from evaluators.trace import Trace, kept_index
 
@@ -54,7 +55,9 @@ def _fault(whole: nn.Module, trace: Trace, example: Tensor, kept: Mapping[str, S
     effect = float((expected - _first(whole(example))).abs().max())
     if difference <= TOLERANCE * effect + ROUNDING * float(expected.abs().max()):
         return ""
-    return f"cutting it gives outputs that differ from masking it by {difference:.2g}, where masking changes {effect:.2g}"
+    return (
+        f"cutting it gives outputs that differ from masking it by {difference:.2g}, where masking changes {effect:.2g}"
+    )
 
 
 def masked(model: nn.Module, trace: Trace, kept: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -65,12 +68,11 @@ def masked(model: nn.Module, trace: Trace, kept: Mapping[str, Sequence[int]]) ->
     for layer in trace.network.layers:
         for channel_map in trace.maps_of(f"{layer.name}.weight"):
             if channel_map.dim == 1:
-                _silence(copied.get_submodule(layer.name), kept_index(channel_map, chosen))
+                _silence(weight_of(copied, layer.name), kept_index(channel_map, chosen))
     return copied
 
 
-def _silence(layer: nn.Module, kept: Sequence[int]) -> None:
-    weight = layer.weight.data  # type: ignore[union-attr]
+def _silence(weight: Tensor, kept: Sequence[int]) -> None:
     lost = torch.ones(weight.shape[1], dtype=torch.bool)
     lost[list(kept)] = False
     weight[:, lost] = 0

@@ -6,12 +6,14 @@ no layer dominates by its scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from evaluators.layers import weight_of
 from evaluators.statistics import LayerStatistics
 from evaluators.trace import Trace
 from search_spaces.network import ChannelGroup
@@ -22,17 +24,17 @@ Criterion = Callable[[nn.Module, str, Statistics], Tensor]
 
 def l1(model: nn.Module, layer: str, statistics: Statistics) -> Tensor:
     """Sum of absolute filter weights (Li et al. 2017)."""
-    return _weight(model, layer).abs().flatten(1).sum(1)
+    return weight_of(model, layer).abs().flatten(1).sum(1)
 
 
 def l2(model: nn.Module, layer: str, statistics: Statistics) -> Tensor:
     """Euclidean norm of the filter (He et al. 2018, soft filter pruning)."""
-    return _weight(model, layer).flatten(1).norm(dim=1)
+    return weight_of(model, layer).flatten(1).norm(dim=1)
 
 
 def fpgm(model: nn.Module, layer: str, statistics: Statistics) -> Tensor:
     """Sum of distances to the other filters of the layer (He et al. 2019): what others can stand in for goes first."""
-    filters = _weight(model, layer).flatten(1)
+    filters = weight_of(model, layer).flatten(1)
     return torch.cdist(filters, filters).sum(1)
 
 
@@ -43,14 +45,14 @@ def taylor(model: nn.Module, layer: str, statistics: Statistics) -> Tensor:
 
 def random(model: nn.Module, layer: str, statistics: Statistics) -> Tensor:
     """A fixed random order: the control that every criterion must beat."""
-    weight = _weight(model, layer)
+    weight = weight_of(model, layer)
     generator = torch.Generator().manual_seed(weight.shape[0] * 7919 + weight[0].numel())
     return torch.rand(weight.shape[0], generator=generator)
 
 
 def fisher(model: nn.Module, layer: str, statistics: Statistics) -> Tensor:
     """Second-order loss increase of removing the filter, 1/2 S_ii (w_i C w_i^T), with S, C as in `evaluators.statistics`."""
-    stats, weight = statistics[layer], _weight(model, layer).flatten(1)
+    stats, weight = statistics[layer], weight_of(model, layer).flatten(1)
     return 0.5 * stats.output_gradient.diagonal() * ((weight @ stats.input_covariance) * weight).sum(1)
 
 
@@ -69,9 +71,13 @@ def rank(trace: Trace, model: nn.Module, statistics: Statistics, criteria: Mappi
     order = {}
     for index, group in enumerate(trace.network.groups):
         for name, criterion in criteria.items():
-            scores = group_scores(trace, index, group, lambda layer, c=criterion: c(model, layer, statistics))
+            scores = group_scores(trace, index, group, partial(_score, criterion, model, statistics))
             order[(group.name, name)] = tuple(torch.sort(scores, descending=True, stable=True).indices.tolist())
     return Ranking(order)
+
+
+def _score(criterion: Criterion, model: nn.Module, statistics: Statistics, layer: str) -> Tensor:
+    return criterion(model, layer, statistics)
 
 
 def group_scores(trace: Trace, index: int, group: ChannelGroup, score: Callable[[str], Tensor]) -> Tensor:
@@ -90,16 +96,3 @@ def _to_units(trace: Trace, layer: str, group: int, scores: Tensor, size: int) -
     result = torch.zeros(size, dtype=torch.float64)
     mine = torch.tensor([g == group for g in channel_map.group])
     return result.index_add(0, torch.tensor(channel_map.unit)[mine], scores[mine])
-
-
-def _weight(model: nn.Module, layer: str) -> Tensor:
-    weight = model.get_submodule(layer).weight
-    if not isinstance(weight, Tensor):
-        raise TypeError(
-            f"layer {layer} must have a weight tensor, but got {type(weight).__name__}; leave it out of the space"
-        )
-    return weight.detach()
-
-
-def needs_statistics(criteria: Sequence[str]) -> bool:
-    return any(name in ("taylor", "fisher") for name in criteria)

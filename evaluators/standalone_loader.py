@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 
-def unpack(packed, bits, shape):
+def unpack(packed: torch.Tensor, bits: int, shape: list[int]) -> torch.Tensor:
     """Codes of `bits` bits each, 8 bits to a byte, lowest code first: -2**(bits - 1)."""
     count = int(np.prod(shape))
     as_bits = np.unpackbits(packed.numpy())[: count * bits].reshape(count, bits)
@@ -19,7 +19,7 @@ def unpack(packed, bits, shape):
     return torch.from_numpy(values - 2 ** (bits - 1)).view(shape)
 
 
-def read_weights(file):
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """All tensors in float32: a quantised weight is codes * step, one step per output channel."""
     with safe_open(file, "pt") as stored:
         metadata = stored.metadata() or {}
@@ -32,7 +32,7 @@ def read_weights(file):
     return state
 
 
-def load(folder=Path(__file__).parent):
+def load(folder: str | Path = Path(__file__).parent) -> torch.nn.Module:
     """The network with its weights."""
     program = torch.export.load(Path(folder) / "graph.pt2")
     state = read_weights(Path(folder) / "weights.safetensors")

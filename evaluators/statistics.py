@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluators.layers import Layer, layer_of
 from evaluators.modes import in_eval_mode
 
 MAX_PLACES = 200_000  # unfolded input places per layer kept for C; beyond, places are taken at a regular stride
@@ -37,7 +38,7 @@ class LayerStatistics:
 class _Accumulator:
     """Sums over batches for one layer."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Layer) -> None:
         self.layer = layer
         self.gram: Tensor | None = None
         self.sum: Tensor | None = None
@@ -76,16 +77,13 @@ class _Accumulator:
         )
 
 
-def unfold(layer: nn.Module, x: Tensor) -> Tensor:
+def unfold(layer: Layer, x: Tensor) -> Tensor:
     """Inputs of a layer as rows, one per output place: (places, fan-in). Grouped convolutions share one mean block."""
     if not isinstance(layer, nn.Conv2d):
         return x.flatten(0, -2)
-    if isinstance(layer.padding, str):
-        raise ValueError(
-            f"a convolution must have numeric padding, but got padding={layer.padding!r}; write it as a number"
-        )
-    columns = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    rows = columns.transpose(1, 2)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode)
+    rows = F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride).transpose(1, 2)
     if layer.groups > 1:
         rows = rows.reshape(len(x), -1, layer.groups, rows.shape[2] // layer.groups).flatten(1, 2)
     return rows.flatten(0, 1)
@@ -100,7 +98,7 @@ def collect(
     progress: Callable[[int], Any] | None = None,
 ) -> dict[str, LayerStatistics]:
     """One forward and backward pass over `images` (N, C, H, W) in eval mode; parameters and mode are left as they were."""
-    modules = {name: model.get_submodule(name) for name in layers}
+    modules = {name: layer_of(model, name) for name in layers}
     sums = {name: _Accumulator(module) for name, module in modules.items()}
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     for parameter, _, _ in before:
@@ -116,7 +114,7 @@ def collect(
                 model.zero_grad(set_to_none=True)
                 F.cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
                 for name, module in modules.items():
-                    sums[name].add_taylor(module.weight)  # type: ignore[arg-type]
+                    sums[name].add_taylor(module.weight)
                 batches += 1
                 if progress is not None:
                     progress(min(start + batch, len(images)))
@@ -131,15 +129,15 @@ def collect(
 
 def _capture(accumulator: _Accumulator, images: int) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-        per_image = output.numel() // len(output) // _outputs(module)
+        per_image = output.numel() // len(output) // _outputs(accumulator.layer)
         accumulator.add_input(args[0], max(1, images * per_image // MAX_PLACES))
         output.register_hook(accumulator.add_gradient)
 
     return hook
 
 
-def _outputs(module: nn.Module) -> int:
-    return int(module.weight.shape[0])  # type: ignore[union-attr, operator]
+def _outputs(module: Layer) -> int:
+    return int(module.weight.shape[0])
 
 
 def as_arrays(statistics: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.factorise import FACTORISERS
+from evaluators.layers import weight_of
 from evaluators.quantise import best_scale, fake_quantise, weight_range
 from evaluators.saliency import Ranking
 from evaluators.statistics import LayerStatistics
@@ -203,11 +204,12 @@ def _truncations(space: CompressionSpace, model: nn.Module, gene: FactorGene) ->
 
 def _product(layer: nn.Module, method: str, ranks: tuple[int, ...]) -> Tensor:
     """The weight matrix (outputs, fan-in) that a factorised layer stands for."""
-    factors = [part.weight.detach() for part in FACTORISERS[method](layer, ranks)]  # type: ignore[union-attr, operator]
+    chain = FACTORISERS[method](layer, ranks)
+    factors = [weight_of(chain, str(i)) for i in range(len(chain))]
     if method == "svd":
         return factors[1].flatten(1) @ factors[0].flatten(1)
     return torch.einsum("ns,srij,rc->ncij", factors[2].flatten(1), factors[1], factors[0].flatten(1)).flatten(1)
 
 
 def _matrix(model: nn.Module, layer: str) -> Tensor:
-    return model.get_submodule(layer).weight.detach().flatten(1).float()  # type: ignore[union-attr, operator, return-value]
+    return weight_of(model, layer).flatten(1).float()

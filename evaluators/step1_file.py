@@ -29,7 +29,8 @@ def read_step1(file: Path, space: CompressionSpace, peak: bool) -> tuple[Ranking
         metadata = stored.metadata()
         if metadata["space"] != space.digest:
             raise ValueError(
-                f"a resumed search must keep its space (digest {metadata['space']}), but got digest {space.digest}; undo the change "
+                f"a resumed search must keep its space (digest {metadata['space']}), "
+                f"but got digest {space.digest}; undo the change "
                 "of model, data or space, or start a new search in another run directory"
             )
         terms = tuple(

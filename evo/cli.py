@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -225,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: the user's mistakes are one sentence and exit code 2, never a traceback."""
     import warnings
 
+    sys.path.append(os.getcwd())  # factories of the user's own project are named from where the command is run
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app(None if arguments is None else list(arguments), prog_name="evo")

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,9 @@ class Block:
     fixed_buffers: int = 0
 
 
+NamedT = TypeVar("NamedT", Layer, ChannelGroup, Block)
+
+
 @dataclass(frozen=True)
 class Activation:
     """One tensor that the network holds while it runs: axis size times positions elements per sample."""
@@ -141,7 +144,7 @@ class Network:
         return _named(self.blocks, name, "residual block")
 
 
-def _named(items: tuple[Any, ...], name: str, kind: str) -> Any:
+def _named(items: tuple[NamedT, ...], name: str, kind: str) -> NamedT:
     for item in items:
         if item.name == name:
             return item

@@ -64,7 +64,9 @@ def of_plan(network: Network, plan: CompressionPlan) -> Phenotypes:
     for factor in plan.factors:
         at = _place(layers, factor.layer, "layer")
         if len(factor.ranks) != RANKS.get(factor.method):
-            raise ValueError(f"a factor must be one of svd (1 rank) or tucker2 (2 ranks), but got {factor}; correct the plan")
+            raise ValueError(
+                f"a factor must be one of svd (1 rank) or tucker2 (2 ranks), but got {factor}; correct the plan"
+            )
         one.method[0, at] = METHODS.index(factor.method)
         one.ranks[0, at, : len(factor.ranks)] = factor.ranks
     for bits in plan.bits:
@@ -107,5 +109,6 @@ def _within(kept: int, size: int, group: str) -> int:
 def _check_units(mask: Mask, size: int) -> None:
     if len(set(mask.kept)) < len(mask.kept) or not all(0 <= unit < size for unit in mask.kept):
         raise ValueError(
-            f"a mask must keep distinct units in 0..{size - 1} of group {mask.group!r}, but got kept={mask.kept}; correct the plan"
+            f"a mask must keep distinct units in 0..{size - 1} of group {mask.group!r}, "
+            f"but got kept={mask.kept}; correct the plan"
         )

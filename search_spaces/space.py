@@ -65,8 +65,8 @@ class CompressionSpace:
 
     def sample(self, rng: np.random.Generator) -> Genome:
         """Each individual draws its own level per kind of gene, so that a population covers all compression rates."""
-        levels = {kind: rng.uniform() for kind in (WidthGene, WeightBitsGene, ActivationBitsGene)}
-        shares = {FactorGene: rng.uniform(0, 0.5), SkipGene: rng.uniform(0, 0.3), CriterionGene: 1.0}
+        levels: dict[type, float] = {kind: rng.uniform() for kind in (WidthGene, WeightBitsGene, ActivationBitsGene)}
+        shares: dict[type, float] = {FactorGene: rng.uniform(0, 0.5), SkipGene: rng.uniform(0, 0.3), CriterionGene: 1.0}
         codes = []
         for gene in self.genes:
             if type(gene) in levels:
@@ -101,7 +101,7 @@ class CompressionSpace:
                 )
 
     def repair(self, genome: Sequence[int]) -> Genome:
-        """Clip codes into range; reset genes without effect: inside skipped blocks, factors that save nothing, or equal an earlier one."""
+        """Clip codes into range; reset idle genes: inside skipped blocks, factors that save nothing or repeat another."""
         codes = np.clip(np.asarray(genome, dtype=np.int64), 0, np.array(self.cardinalities) - 1)
         for at in self._idle(codes):
             codes[at] = self._full[at]

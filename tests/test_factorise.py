@@ -41,7 +41,9 @@ def test_full_rank_reproduces_a_linear_layer(bias: bool) -> None:
     torch.testing.assert_close(FACTORISERS["svd"](layer, (7,))(inputs), layer(inputs), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("method", "chain"), [("svd", [(r,) for r in range(1, 11)]), ("tucker2", [(r, r) for r in range(1, 7)])])
+@pytest.mark.parametrize(
+    ("method", "chain"), [("svd", [(r,) for r in range(1, 11)]), ("tucker2", [(r, r) for r in range(1, 7)])]
+)
 def test_the_error_falls_with_the_rank(method: str, chain: list[tuple[int, ...]]) -> None:
     layer, images = conv(padding=1), torch.randn(8, 6, 12, 12)
     errors = [float(_weight_error(layer, method, ranks)) for ranks in chain]

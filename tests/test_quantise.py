@@ -46,18 +46,18 @@ def test_weights_lie_in_the_codebook_and_errors_fall_with_bits(kind: str) -> Non
         low, high = weight_range(bits)
         assert all(len(channel.unique()) <= 2**bits for channel in weight)
         assert codes.min() >= low and codes.max() <= high and torch.equal(codes * step, weight)
-        errors.append(float((weight - layer.weight).norm()))
+        errors.append(float((weight - layer.weight.detach()).norm()))
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01 * float(layer.weight.detach().norm())
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4])
 def test_the_step_size_is_better_than_using_the_whole_range(bits: int) -> None:
     weight = layer_of("conv").weight.detach()
     low, high = weight_range(bits)
     largest = weight.abs().flatten(1).amax(1).view(-1, 1, 1, 1) / high
     chosen, whole = (fake_quantise(weight, step, low, high) for step in (best_scale(weight, bits), largest))
     errors = [((q - weight) ** 2).flatten(1).sum(1) for q in (chosen, whole)]
-    assert (errors[0] <= errors[1] + 1e-9).all()
+    assert (errors[0] < errors[1]).all()
 
 
 def test_gradients_are_those_of_lsq() -> None:
@@ -151,10 +151,8 @@ def test_baking_changes_no_bit_and_the_payload_gives_the_baked_weights() -> None
         assert torch.equal(baked(images), expected)
     assert not any(isinstance(module, QuantisedLayer) for module in baked.modules())
     unpacked = unpacked_state(packed_state(model), packed_metadata(model))
-    weights = {name.removesuffix(".weight"): value for name, value in unpacked.items() if name.endswith(".weight")}
-    for name, module in model.named_modules():
-        if isinstance(module, QuantisedLayer):
-            assert torch.equal(weights[name], module.weight().detach())
+    for name, parameter in baked.named_parameters():
+        assert torch.equal(unpacked[name], parameter), name
 
 
 def test_32_bits_leave_a_layer_alone_and_others_are_refused() -> None:

@@ -143,7 +143,9 @@ def test_a_skipped_block_costs_nothing_and_its_genes_are_idle() -> None:
     assert plan.skips[0] == Skip("block1")
     inside = [r.layer for r in (*plan.bits, *plan.factors)] + [w.group for w in plan.widths]
     assert not [name for name in inside if name.startswith("block1.")]
-    whole, without = (one(space.network, p)["params"][0] for p in (CompressionPlan(), CompressionPlan(skips=plan.skips)))
+    whole, without = (
+        one(space.network, p)["params"][0] for p in (CompressionPlan(), CompressionPlan(skips=plan.skips))
+    )
     assert whole - without == 2 * 24 * 24 * 9 + 4 * 24
 
 

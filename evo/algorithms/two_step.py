@@ -38,7 +38,7 @@ class TwoStepState:
 
 @dataclass(frozen=True)
 class TwoStep:
-    """A generation is `cheap_rounds` batches of `inner` at the lower step (one in the first), then `promote` candidates at the upper.
+    """A generation is `cheap_rounds` batches of `inner` at the lower step (one in the first), then `promote` at the upper.
 
     `surrogates` names, for every measure that the lower step cannot give, the lower-step measure that rises with it
     (with its minimised value). Unmeasured candidates are told to `inner` with a value estimated by `calibration` from
