@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 
 from benchmarks import record
 from evaluators.export import export
-from evo.build import Given, build_study
+from evo.build import build_study
 from evo.candidates import FINAL, STEP2
 from evo.final import evaluation_seed, genome_of
+from evo.inputs import Given
 from evo.result import Result, load
 from evo.storage import RunDirectory
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from evaluators.channels import Trace
 from evaluators.factorise import FACTORISERS
 from evaluators.quantise import activation_quantisers, quantise_layer
 from evaluators.saliency import Ranking
 from evaluators.slicing import slice_channels
-from evaluators.trace import Trace
 from search_spaces.phenotype import of_plan
 from search_spaces.plan import CompressionPlan
 

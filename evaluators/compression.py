@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from evaluators import count
 from evaluators.artifacts import load_tuned, save_tuned, tuned_name
+from evaluators.channels import Trace
 from evaluators.compose import compose, recalibrate
 from evaluators.data import Images, Splits
 from evaluators.quantise import bake
 from evaluators.recovery import Budget, classify, tune
 from evaluators.saliency import Ranking
-from evaluators.trace import Trace
 from search_spaces.costs import costs
 from search_spaces.phenotype import of_plan
 from search_spaces.plan import CompressionPlan

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from evaluators.channels import ChannelMap, Trace
 from evaluators.labels import NONE, along
 from evaluators.probe import refused
-from evaluators.trace import ChannelMap, ModuleCall, Recording, Trace, record
+from evaluators.trace import ModuleCall, Recording, record
 from search_spaces.network import Activation, Axis, Block, ChannelGroup, Dense, Layer, Network, Step, Vector
 
 Member = tuple[str, str]  # (module, "out" | "in" | "vector")

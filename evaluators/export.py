@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,36 @@ def export(
     folder, name = _target(out, format)
     images = example.cpu().repeat(2, 1, 1, 1)
     baked = bake(copy.deepcopy(module)).cpu().eval()
-    folder.mkdir(parents=True, exist_ok=True)
+    place = folder if name else folder.parent
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix="partial-") as made:  # a refused export leaves nothing behind
+        difference = _written(module, baked, images, Path(made), format, name or DEFAULT_NAMES[format])
+        card = {
+            "format": format,
+            **facts,
+            "plan": json.loads(plan.to_json()),
+            "input": list(images.shape[1:]),
+            "mean_relative_output_difference": difference,
+            "torch": str(torch.__version__),
+        }
+        (Path(made) / CARD).write_text(json.dumps(card, indent=2))
+        folder.mkdir(exist_ok=True)
+        for file in sorted(Path(made).iterdir()):
+            os.replace(file, folder / file.name)
+    return folder / (name or "") if name else folder
+
+
+def _written(module: nn.Module, baked: nn.Module, images: Tensor, folder: Path, format: str, name: str) -> float:
+    """Write, load again and compare: the mean difference of outputs relative to their spread."""
     with torch.no_grad():
         expected = baked(images)
-    got = FORMATS[format](module, baked, images, folder, name or DEFAULT_NAMES[format])
+    try:
+        got = FORMATS[format](module, baked, images, folder, name)
+    except Exception as error:  # torch's exporters raise whatever their many passes raise
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ValueError(
+            f"the network must be exportable as {format}, but got {type(error).__name__}: {reason}; use another format"
+        ) from error
     difference = float((got - expected).abs().mean() / expected.std().clamp_min(1e-9))
     tolerance = TOLERANCE_ROUNDED if activation_quantisers(baked) else TOLERANCE
     if not difference <= tolerance:
@@ -52,16 +79,7 @@ def export(
             f"an export must give the network's outputs to {tolerance:g}, but got a mean difference of {difference:.2g} of their "
             "spread; use another format"
         )
-    card = {
-        "format": format,
-        **facts,
-        "plan": json.loads(plan.to_json()),
-        "input": list(images.shape[1:]),
-        "mean_relative_output_difference": difference,
-        "torch": str(torch.__version__),
-    }
-    (folder / CARD).write_text(json.dumps(card, indent=2))
-    return folder / (name or "") if name else folder
+    return difference
 
 
 def require_free(out: Path, format: str) -> None:
@@ -88,9 +106,7 @@ def _program(baked: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
 
 
 def _write_program(module: nn.Module, baked: nn.Module, images: Tensor, folder: Path, name: str) -> Tensor:
-    partial = folder / f"partial-{os.getpid()}.pt2"
-    torch.export.save(_program(baked, images), partial)
-    os.replace(partial, folder / name)
+    torch.export.save(_program(baked, images), folder / name)
     with torch.no_grad():
         result: Tensor = torch.export.load(folder / name).module()(images)
     return result
@@ -99,17 +115,13 @@ def _write_program(module: nn.Module, baked: nn.Module, images: Tensor, folder: 
 def _write_onnx(module: nn.Module, baked: nn.Module, images: Tensor, folder: Path, name: str) -> Tensor:
     import onnxruntime
 
-    partial = folder / f"partial-{os.getpid()}.onnx"
     with torch.no_grad():
         program = torch.onnx.export(
             baked, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},), verbose=False
         )
     if program is None:
-        raise ValueError(
-            "the network must be exportable to ONNX, but got no program from torch.onnx; use --format torch-export"
-        )
-    program.save(partial)
-    os.replace(partial, folder / name)
+        raise RuntimeError("torch.onnx gave no program")
+    program.save(folder / name)
     session = onnxruntime.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     return torch.from_numpy(np.asarray(output))

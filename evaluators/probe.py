@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from evaluators.channels import Trace, kept_index
 from evaluators.layers import weight_of
 from evaluators.slicing import slice_channels
-from evaluators.trace import Trace, kept_index
 
 TOLERANCE = 1e-2  # of what the cut changes at the outputs
 ROUNDING = 1e-5  # of the largest output; sums run in another order in a smaller network

@@ -81,13 +81,20 @@ def distillation_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, bu
 def classify(
     model: nn.Module, splits: Splits, split: Images, device: torch.device, batch: int = 256
 ) -> tuple[float, float]:
-    """Top-1 error (share, 0..1) and mean cross-entropy (nats) on a split, in eval mode."""
+    """Top-1 error (share, 0..1) and mean cross-entropy (nats) on a split, in eval mode.
+
+    Raises FloatingPointError when the network gives something that is no number.
+    """
     model.eval()
     wrong, entropy = 0, 0.0
     for images, labels in splits.batches(split, batch, device):
         logits = model(images)
         wrong += int((logits.argmax(1) != labels).sum())
         entropy += float(F.cross_entropy(logits, labels, reduction="sum"))
+    if not math.isfinite(entropy):
+        raise FloatingPointError(
+            f"the cross-entropy on a split must stay finite, but got {entropy}; lower the lr of the tuning before it"
+        )
     return wrong / len(split), entropy / len(split)
 
 

@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from evaluators.channels import Trace
 from evaluators.layers import weight_of
 from evaluators.statistics import LayerStatistics
-from evaluators.trace import Trace
 from search_spaces.network import ChannelGroup
 
 Statistics = Mapping[str, LayerStatistics]
@@ -63,6 +63,12 @@ class Ranking:
     order: Mapping[tuple[str, str], tuple[int, ...]]
 
     def keep(self, group: str, criterion: str, kept: int) -> tuple[int, ...]:
+        if (group, criterion) not in self.order:
+            known = sorted({name for _, name in self.order})
+            raise ValueError(
+                f"group {group!r} must be ranked by one of {known}, but got criterion={criterion!r}; "
+                "name it in space.criteria"
+            )
         return tuple(sorted(self.order[(group, criterion)][:kept]))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from evaluators.trace import Trace, kept_index
+from evaluators.channels import Trace, kept_index
 
 
 def slice_channels(model: nn.Module, trace: Trace, kept: Mapping[str, Sequence[int]]) -> None:

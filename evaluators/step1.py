@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evaluators.channels import Trace, kept_index
 from evaluators.factorise import FACTORISERS
 from evaluators.layers import weight_of
 from evaluators.quantise import best_scale, fake_quantise, weight_range
 from evaluators.saliency import Ranking
 from evaluators.statistics import LayerStatistics
-from evaluators.trace import Trace, kept_index
 from search_spaces.costs import costs
 from search_spaces.genes import ActivationBitsGene, CriterionGene, FactorGene, Gene, SkipGene, WeightBitsGene, WidthGene
 from search_spaces.network import Layer

@@ -7,7 +7,7 @@ takes. Groups come from `evaluators.labels`; nothing is guessed from names.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from evaluators.labels import BATCH_NORMS, ELEMENTWISE, NONE, Units, along, pass_labels, spread
 from evaluators.modes import in_eval_mode
-from search_spaces.network import Network
 
 
 @dataclass
@@ -296,34 +295,3 @@ def record(model: nn.Module, example: Tensor) -> Recording:
             tracer.recording.units.pin(labels, "is an output of the network")
     tracer.recording.outputs = tuple(i for t in final if (i := tracer.activation_of(t)) is not None)
     return tracer.recording
-
-
-@dataclass(frozen=True)
-class ChannelMap:
-    """Where the units of the channel groups sit in one dimension of one parameter or buffer.
-
-    group and unit have one entry per index of that dimension; group -1 means always kept.
-    """
-
-    tensor: str
-    dim: int
-    group: tuple[int, ...]
-    unit: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A network description and how to cut the tensors of the real network accordingly."""
-
-    network: Network
-    maps: tuple[ChannelMap, ...]
-
-    def maps_of(self, tensor: str) -> tuple[ChannelMap, ...]:
-        return tuple(m for m in self.maps if m.tensor == tensor)
-
-
-def kept_index(channel_map: ChannelMap, kept: Mapping[int, Sequence[int]]) -> list[int]:
-    """Indices that remain in this dimension when group g keeps the units `kept[g]` (all, where g is not mentioned)."""
-    sets = {g: set(units) for g, units in kept.items()}
-    pairs = enumerate(zip(channel_map.group, channel_map.unit, strict=True))
-    return [i for i, (g, u) in pairs if g not in sets or u in sets[g]]

@@ -16,15 +16,12 @@ from evo.budget import Budget
 from evo.build import (
     LEARNED,
     SURROGATE,
-    Given,
     Study,
     build_algorithm,
-    build_backend,
     build_study,
     check_names,
     keep_study,
     scorers,
-    worker_kit,
 )
 from evo.candidates import FINAL, STEP1, STEP2
 from evo.checks import GIVEN
@@ -32,6 +29,7 @@ from evo.config import Config, parse, validate
 from evo.display import NoDisplay, display
 from evo.final import evaluation_seed, genome_of, measure_finals
 from evo.front import FrontPoint
+from evo.inputs import Given
 from evo.keeping import KeepFront, KeepTracking, tracked_run
 from evo.loop import run_search
 from evo.manifest import RunInfo
@@ -42,6 +40,7 @@ from evo.reporting import FidelityPair, View, reports
 from evo.result import Choice, Result, load
 from evo.resuming import require_same_search
 from evo.storage import RunDirectory
+from evo.workers import build_backend, worker_kit
 from evo.writing import write_outputs
 
 __all__ = ["Choice", "Given", "Listeners", "Result", "export_point", "load", "resume", "run_config", "search"]

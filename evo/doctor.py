@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from evaluators.describe import trace
-from evo.build import check_names, device_of, load_splits, new_model, space_of
+from evo.build import check_names
 from evo.config import Config
+from evo.inputs import device_of, load_splits, new_model, space_of
 from search_spaces.costs import costs
 from search_spaces.network import Network
 from search_spaces.phenotype import full

@@ -23,7 +23,7 @@ from evo.storage import RunDirectory
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from evo.build import Given
+    from evo.inputs import Given
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 import torchvision.models as tv
 from torch import Tensor, nn
 
+from evaluators.channels import Trace
 from evaluators.describe import trace
 from evaluators.models.cifar_resnet import resnet8, resnet20
 from evaluators.models.small import digits_cnn
 from evaluators.saliency import Ranking, l1, rank
-from evaluators.trace import Trace
 from search_spaces.network import Network
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {

@@ -113,7 +113,7 @@ def test_resume_continues_with_the_weights_of_the_start(result: Result, data: An
         ({"objectives": ["mac"]}, "objectives.0.measure must be one of .*did you mean 'macs'"),
         ({"data": "digit"}, "did you mean 'digits'"),
         ({"data": (torch.zeros(3),)}, "a pair"),
-        ({"data": ([], [])}, "image tensor of shape"),
+        ({"data": ([], [])}, "(image tensor, label)"),
         ({"model": 5}, "must be given a torch.nn.Module, .* but got model of type int"),
         ({"validation": 900}, "validation=900"),
     ],

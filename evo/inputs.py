@@ -1,0 +1,107 @@
+"""What a configuration names, loaded: network, data, device, options."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from evaluators.compression import StepOptions
+from evaluators.data import ImageData, Splits, limited, split
+from evaluators.datasets import from_factory
+from evaluators.load import build_model, call, load_weights
+from evaluators.recovery import Budget as TuneBudget
+from evaluators.recovery import tune
+from evo.candidates import FINAL, STEP2
+from evo.config import Config, Step, Tune
+from evo.registry import DATASETS, MODELS, resolve
+from search_spaces.network import Network
+from search_spaces.options import SpaceOptions, build_space
+from search_spaces.space import CompressionSpace
+
+logger = logging.getLogger(__name__)
+
+SHOWN_LAYERS = 12
+
+
+@dataclass(frozen=True)
+class Given:
+    """Objects handed over in Python instead of being named in the configuration; `data` as in `evo.search`."""
+
+    model: nn.Module | None = None
+    data: ImageData | tuple[Any, Any] | None = None
+
+
+def device_of(config: Config) -> torch.device:
+    wanted = config.execution.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("execution.device=cuda needs a CUDA device, but got none; set it to auto or cpu")
+    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def load_splits(config: Config, given: ImageData | tuple[Any, Any] | None) -> Splits:
+    section = config.data
+    made = from_factory(
+        call(resolve(DATASETS, section.factory), section.factory, "data", section.kwargs) if given is None else given
+    )
+    return split(limited(made, section.train_limit, section.test_limit), section.validation, section.split_seed)
+
+
+def new_model(config: Config) -> nn.Module:
+    torch.manual_seed(config.seed)
+    return build_model(resolve(MODELS, config.model.factory), config.model.factory, config.model.kwargs)
+
+
+def load_model(
+    config: Config, splits: Splits, device: torch.device, baseline: Path | None, given: nn.Module | None
+) -> nn.Module:
+    """The trained network: from the run's own copy, handed over, from the user's weights, or trained here."""
+    model = new_model(config) if given is None else copy.deepcopy(given)
+    if baseline is not None and baseline.is_file():
+        load_weights(model, str(baseline), "the weights kept with the run")
+    elif given is not None:
+        return model
+    elif config.model.weights is not None:
+        load_weights(model, config.model.weights)
+    elif config.model.pretrain is not None:
+        logger.info("training %s for %g epochs", config.model.factory, config.model.pretrain.epochs)
+        model = model.to(device).to(memory_format=torch.channels_last)
+        tune(model, None, splits, tune_budget(config.model.pretrain), config.seed, device)
+    return model
+
+
+def tune_budget(section: Tune) -> TuneBudget:
+    fields = {field.name for field in dataclasses.fields(TuneBudget)}
+    return TuneBudget(**section.model_dump(include=fields))
+
+
+def step_options(config: Config) -> dict[str, StepOptions]:
+    def options(section: Step, last: bool) -> StepOptions:
+        return StepOptions(section.recalibration, section.validation, tune_budget(section.tune), test=last, save=True)
+
+    return {STEP2: options(config.evaluation.step2, False), FINAL: options(config.evaluation.final, True)}
+
+
+def space_of(config: Config, network: Network) -> CompressionSpace:
+    """The joint space of a network under the configuration's options."""
+    values = config.space.model_dump().items()
+    options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values}
+    return build_space(network, SpaceOptions(**options))
+
+
+def check_kept(config: Config, layers: Sequence[str]) -> None:
+    for pattern in config.space.keep:
+        if not any(fnmatchcase(layer, pattern) for layer in layers):
+            raise ValueError(
+                f"every pattern of space.keep must match a layer, but got {pattern!r}, which matches none of "
+                f"{', '.join(layers[:SHOWN_LAYERS])}{', ...' if len(layers) > SHOWN_LAYERS else ''}; "
+                "evo doctor lists all of them"
+            )

@@ -1,0 +1,73 @@
+"""What a worker is sent, how it builds its evaluator from that, and which backend runs them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evaluators.compression import CompressionEvaluator, frozen_teacher
+from evaluators.describe import trace
+from evaluators.saliency import Ranking
+from evo.build import Study
+from evo.candidates import Backend
+from evo.config import Config, parse
+from evo.inputs import Given, device_of, load_splits, new_model, step_options
+from evo.registry import BACKENDS, resolve
+
+
+@dataclass(frozen=True)
+class WorkerKit:
+    """What a worker needs to build its evaluator, sent once: weights and rankings. It makes model and data by their factories,
+    unless they were handed over as objects."""
+
+    config: str
+    weights: Mapping[str, np.ndarray]
+    order: Mapping[tuple[str, str], tuple[int, ...]]
+    artifacts: str | None
+    given: Given
+
+
+def worker_kit(study: Study, given: Given) -> WorkerKit:
+    state = {name: value.detach().cpu().numpy() for name, value in study.teacher.state_dict().items()}
+    artifacts = study.evaluator.artifacts
+    return WorkerKit(
+        study.config.to_yaml(), state, study.ranking.order, str(artifacts.resolve()) if artifacts else None, given
+    )
+
+
+def make_evaluator(kit: WorkerKit) -> CompressionEvaluator:
+    """Build the evaluator inside a worker."""
+    config = parse(kit.config)
+    torch.set_num_threads(config.execution.threads)
+    device = device_of(config)
+    splits = load_splits(config, kit.given.data)
+    model = new_model(config) if kit.given.model is None else copy.deepcopy(kit.given.model)
+    model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in kit.weights.items()})
+    teacher = frozen_teacher(model, device)
+    described = trace(teacher, splits.prepare(splits.train.images[:1], device))
+    artifacts = Path(kit.artifacts) if kit.artifacts else None
+    return CompressionEvaluator(teacher, described, Ranking(kit.order), splits, step_options(config), device, artifacts)
+
+
+def build_backend(config: Config, kit: WorkerKit, address: str | None) -> Backend:
+    """The backend of a configuration; an address means a running cluster and so Ray."""
+    execution = config.execution
+    factory = partial(make_evaluator, kit)
+    if execution.backend == "local" and address is None:
+        local: Backend = resolve(BACKENDS, "local")(factory, threads=execution.threads)
+        return local
+    ray: Backend = resolve(BACKENDS, "ray")(
+        factory,
+        workers=execution.workers,
+        threads=execution.threads,
+        address=address,
+        deadline_s=execution.deadline_s,
+        gpus=execution.gpus,
+    )
+    return ray
