@@ -41,7 +41,7 @@ def test_every_epoch_shows_every_image_once() -> None:
     splits = split(numbered(), 10, 0)
     batches = [labels.tolist() for _, labels in splits.training_batches(6, 2, 0, CPU)]
     assert [len(batch) for batch in batches] == [6] * 10
-    first, second = (sum(batches[i : i + 5], []) for i in (0, 5))
+    first, second = ([label for batch in batches[i : i + 5] for label in batch] for i in (0, 5))
     assert sorted(first) == sorted(second) == sorted(splits.train.labels.tolist()) and first != second
 
 
