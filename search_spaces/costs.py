@@ -64,7 +64,7 @@ def costs(network: Network, phenotypes: Phenotypes, peak: bool = False) -> dict[
     """
     n = len(phenotypes)
     total = {name: np.zeros(n, dtype=np.int64) for name in ("params", "macs", "bops", "size_bytes")}
-    columns = {g.name: i for i, g in enumerate(network.groups)}
+    columns = network.columns
     in_block = _block_of(network)
     for index, layer in enumerate(network.layers):
         alive = _alive(phenotypes, in_block.get(layer.name))
@@ -113,7 +113,7 @@ def _alive(phenotypes: Phenotypes, block: int | None) -> np.ndarray:
 def _layer_parts(network: Network, phenotypes: Phenotypes, index: int) -> Iterator[tuple[np.ndarray, Part]]:
     """The parts of one layer, split by factorisation method: (rows that use it, part over these rows)."""
     layer = network.layers[index]
-    columns = {g.name: i for i, g in enumerate(network.groups)}
+    columns = network.columns
     c_in = _axis(phenotypes.kept, columns, layer.in_axis.fixed, layer.in_axis.terms)
     c_out = _axis(phenotypes.kept, columns, layer.out_axis.fixed, layer.out_axis.terms)
     for code, method in enumerate(METHODS):

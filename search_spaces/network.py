@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 
@@ -128,7 +129,12 @@ class Network:
     fixed_parameters: int
     fixed_buffers: int
 
-    @property
+    @cached_property
+    def columns(self) -> dict[str, int]:
+        """Position of every channel group."""
+        return {group.name: i for i, group in enumerate(self.groups)}
+
+    @cached_property
     def digest(self) -> str:
         """Changes with everything that gives genomes their meaning; reasons for what stays dense are only words."""
         text = json.dumps(asdict(replace(self, dense=())), sort_keys=True)

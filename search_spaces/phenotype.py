@@ -80,7 +80,7 @@ def of_plan(network: Network, plan: CompressionPlan) -> Phenotypes:
 
 def axis_sizes(network: Network, phenotypes: Phenotypes, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """Input and output channels of a layer in every plan, each (N,)."""
-    columns = {g.name: i for i, g in enumerate(network.groups)}
+    columns = network.columns
     return (
         _axis(phenotypes.kept, columns, layer.in_axis.fixed, layer.in_axis.terms),
         _axis(phenotypes.kept, columns, layer.out_axis.fixed, layer.out_axis.terms),

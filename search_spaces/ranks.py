@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from search_spaces.costs import parts
-from search_spaces.network import Layer
+from search_spaces.network import Layer, Network
+from search_spaces.phenotype import METHODS, Phenotypes, axis_sizes
 
 
 def ranks_for(
@@ -33,3 +36,60 @@ def ranks_for(
     (dense,) = parts(layer, "none", c_in, c_out, ranks)
     weights, macs = sum(p.weights for p in factors), sum(p.macs for p in factors)
     return ranks, (weights < dense.weights) & (macs < dense.macs)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What each allele of a factor gene means for one pair of channel counts: method (A,), ranks (A, 2), and the first allele
+    with the same meaning (A,)."""
+
+    method: np.ndarray
+    ranks: np.ndarray
+    canonical: np.ndarray
+
+
+@dataclass(frozen=True)
+class FactorChoice:
+    """The decomposition options of one layer, worked out once for every pair of channel counts that occurs."""
+
+    network: Network
+    column: int
+    options: tuple[tuple[str, float], ...]
+    _known: dict[tuple[int, int], Options] = field(default_factory=dict, repr=False, compare=False)
+
+    def meaning(self, phenotypes: Phenotypes, alleles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Method (N,) and ranks (N, 2) of these alleles (N,) at the widths of the phenotypes."""
+        found, which = self._at(phenotypes)
+        method, ranks = np.stack([o.method for o in found]), np.stack([o.ranks for o in found])
+        return method[which, alleles], ranks[which, alleles]
+
+    def canonical(self, phenotypes: Phenotypes, alleles: np.ndarray) -> np.ndarray:
+        """The first allele (N,) that means the same: small layers have equal ranks for several shares, or none worth it."""
+        found, which = self._at(phenotypes)
+        return np.stack([o.canonical for o in found])[which, alleles]
+
+    def _at(self, phenotypes: Phenotypes) -> tuple[list[Options], np.ndarray]:
+        """Options per pair of channel counts that occurs, and which of them each row has (N,)."""
+        c_in, c_out = axis_sizes(self.network, phenotypes, self.network.layers[self.column])
+        pairs, which = np.unique(c_in * PAIR + c_out, return_inverse=True)
+        return [self._options(int(pair) // PAIR, int(pair) % PAIR) for pair in pairs], which
+
+    def _options(self, c_in: int, c_out: int) -> Options:
+        if (c_in, c_out) not in self._known:
+            self._known[(c_in, c_out)] = self._worked_out(np.array([c_in]), np.array([c_out]))
+        return self._known[(c_in, c_out)]
+
+    def _worked_out(self, c_in: np.ndarray, c_out: np.ndarray) -> Options:
+        layer = self.network.layers[self.column]
+        meanings: list[tuple[int, int, int]] = []
+        for method, share in self.options:
+            meanings.append((0, 0, 0))
+            if method != "none":
+                ranks, worth = ranks_for(layer, method, share, c_in, c_out)
+                if worth[0]:
+                    meanings[-1] = (METHODS.index(method), int(ranks[0, 0]), int(ranks[0, 1]))
+        table = np.array(meanings, dtype=np.int64)
+        return Options(table[:, 0], table[:, 1:], np.array([meanings.index(m) for m in meanings]))
+
+
+PAIR = 1 << 20  # channel counts are far smaller

@@ -22,10 +22,11 @@ from search_spaces.genes import (
 )
 from search_spaces.genome import Genome
 from search_spaces.network import Network
-from search_spaces.phenotype import METHODS, Phenotypes, axis_sizes, full
+from search_spaces.phenotype import METHODS, Phenotypes, full
 from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Skip, Width
-from search_spaces.ranks import ranks_for
+from search_spaces.ranks import FactorChoice
 
+REMEMBERED = 200_000  # repaired genomes kept, a few hundred bytes each
 LEVELS = (1.0, 0.75, 0.5, 0.25)  # anchors: shares of the way from the most to the least compressed allele
 
 
@@ -52,12 +53,6 @@ class CompressionSpace:
     def digest(self) -> str:
         text = json.dumps([self.network.digest, [asdict(g) for g in self.genes]], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-    @cached_property
-    def _factor_genes(self) -> dict[int, int]:
-        """Gene -> layer of every factor gene, as positions."""
-        numbers = {layer.name: i for i, layer in enumerate(self.network.layers)}
-        return {i: numbers[gene.layer] for i, gene in enumerate(self.genes) if isinstance(gene, FactorGene)}
 
     @cached_property
     def _full(self) -> tuple[int, ...]:
@@ -102,37 +97,26 @@ class CompressionSpace:
 
     def repair(self, genome: Sequence[int]) -> Genome:
         """Clip codes into range; reset idle genes: inside skipped blocks, factors that save nothing or repeat another."""
-        codes = np.clip(np.asarray(genome, dtype=np.int64), 0, np.array(self.cardinalities) - 1)
-        for at in self._idle(codes):
-            codes[at] = self._full[at]
-        self._unify_factors(codes)
-        return tuple(int(c) for c in codes)
+        asked = tuple(int(code) for code in genome)
+        if asked not in self._repaired:
+            if len(self._repaired) >= REMEMBERED:
+                self._repaired.clear()
+            self._repaired[asked] = self._repair(np.array(asked, dtype=np.int64))
+        return self._repaired[asked]
 
-    def _unify_factors(self, codes: np.ndarray) -> None:
-        """Give every factor gene the first allele that means the same: small layers have equal ranks for several shares."""
-        at = [i for i in self._factor_genes if codes[i]]
-        if not at:
-            return
-        rows = np.tile(codes, (1 + int(codes[at].max()), 1))
-        rows[:, at] = np.minimum(codes[at], np.arange(len(rows))[:, None])  # row a: no factor gene beyond allele a
-        phenotypes = self.phenotypes(rows)
-        layers = [self._factor_genes[i] for i in at]
-        method, ranks = phenotypes.method[:, layers], phenotypes.ranks[:, layers]
-        same = (method == method[-1]) & (ranks == ranks[-1]).all(axis=2)
-        codes[at] = rows[same.argmax(axis=0), at]
-
-    def _idle(self, codes: np.ndarray) -> list[int]:
+    def _repair(self, genome: np.ndarray) -> Genome:
+        codes = np.clip(genome, 0, np.array(self.cardinalities) - 1)
         gone = self._skipped_layers(codes)
-        idle = [i for i, gene in enumerate(self.genes) if self._inside(gene, gone)]
-        kept = np.array(codes)
-        kept[idle] = np.array(self._full)[idle]
-        method = self.phenotypes(kept[None, :]).method[0]
-        dull = [i for i, layer in self._factor_genes.items() if kept[i] and method[layer] == 0]
-        widths = {
-            g.group: int(kept[i]) == g.cardinality - 1 for i, g in enumerate(self.genes) if isinstance(g, WidthGene)
-        }
-        same = [i for i, g in enumerate(self.genes) if isinstance(g, CriterionGene) and widths.get(g.group, True)]
-        return [*idle, *dull, *same]
+        for at, gene in enumerate(self.genes):
+            if self._inside(gene, gone):
+                codes[at] = self._full[at]
+        kept = self._without_factors(codes[None, :])
+        for at, choice in self._factors.items():
+            codes[at] = choice.canonical(kept, codes[at : at + 1])[0]
+        for criterion, width in self._criterion_of.items():
+            if width is None or codes[width] == self._full[width]:
+                codes[criterion] = self._full[criterion]
+        return tuple(int(c) for c in codes)
 
     def _skipped_layers(self, codes: np.ndarray) -> frozenset[str]:
         blocks = [g.block for g, code in zip(self.genes, codes, strict=True) if isinstance(g, SkipGene) and code == 1]
@@ -148,37 +132,54 @@ class CompressionSpace:
 
     def phenotypes(self, codes: np.ndarray) -> Phenotypes:
         """The meaning of a whole population, codes (N, genes), as arrays."""
+        codes = np.asarray(codes)
+        result = self._without_factors(codes)
+        for at, choice in self._factors.items():
+            result.method[:, choice.column], result.ranks[:, choice.column] = choice.meaning(result, codes[:, at])
+        return result
+
+    def _without_factors(self, codes: np.ndarray) -> Phenotypes:
         result = full(self.network, len(codes))
+        for at, field, column, values in self._lookups:
+            getattr(result, field)[:, column] = values[codes[:, at]]
+        return result
+
+    @cached_property
+    def _lookups(self) -> list[tuple[int, str, int, np.ndarray]]:
+        """(gene, field of Phenotypes, its column, the field's value for every allele)."""
         groups = {g.name: i for i, g in enumerate(self.network.groups)}
         layers = {layer.name: i for i, layer in enumerate(self.network.layers)}
         blocks = {b.name: i for i, b in enumerate(self.network.blocks)}
-        for column, gene in zip(np.asarray(codes).T, self.genes, strict=True):
+        found: list[tuple[int, str, int, np.ndarray]] = []
+        for at, gene in enumerate(self.genes):
             match gene:
                 case WidthGene():
-                    result.kept[:, groups[gene.group]] = np.array(gene.kept)[column]
+                    found.append((at, "kept", groups[gene.group], np.array(gene.kept)))
                 case WeightBitsGene():
-                    result.weight_bits[:, layers[gene.layer]] = np.array(gene.bits)[column]
+                    found.append((at, "weight_bits", layers[gene.layer], np.array(gene.bits)))
                 case ActivationBitsGene():
-                    result.activation_bits[:, layers[gene.layer]] = np.array(gene.bits)[column]
+                    found.append((at, "activation_bits", layers[gene.layer], np.array(gene.bits)))
                 case SkipGene():
-                    result.skipped[:, blocks[gene.block]] = column == 1
+                    found.append((at, "skipped", blocks[gene.block], np.array([False, True])))
                 case _:
                     pass
-        for column, gene in zip(np.asarray(codes).T, self.genes, strict=True):
-            if isinstance(gene, FactorGene):
-                self._factorise(result, layers[gene.layer], gene, column)
-        return result
+        return found
 
-    def _factorise(self, result: Phenotypes, at: int, gene: FactorGene, column: np.ndarray) -> None:
-        layer = self.network.layers[at]
-        c_in, c_out = axis_sizes(self.network, result, layer)
-        for allele, (method, share) in enumerate(gene.options):
-            rows = np.flatnonzero(column == allele)
-            if method == "none" or not len(rows):
-                continue
-            ranks, worth = ranks_for(layer, method, share, c_in[rows], c_out[rows])
-            result.method[rows[worth], at] = METHODS.index(method)
-            result.ranks[rows[worth], at] = ranks[worth]
+    @cached_property
+    def _factors(self) -> dict[int, FactorChoice]:
+        layers = {layer.name: i for i, layer in enumerate(self.network.layers)}
+        genes = {at: gene for at, gene in enumerate(self.genes) if isinstance(gene, FactorGene)}
+        return {at: FactorChoice(self.network, layers[gene.layer], gene.options) for at, gene in genes.items()}
+
+    @cached_property
+    def _criterion_of(self) -> dict[int, int | None]:
+        """Criterion gene -> the width gene that it serves."""
+        widths = {gene.group: at for at, gene in enumerate(self.genes) if isinstance(gene, WidthGene)}
+        return {at: widths.get(gene.group) for at, gene in enumerate(self.genes) if isinstance(gene, CriterionGene)}
+
+    @cached_property
+    def _repaired(self) -> dict[Genome, Genome]:
+        return {}
 
     def decode(self, genome: Genome) -> CompressionPlan:
         """The plan of a genome; only what differs from the uncompressed network is mentioned."""
