@@ -35,7 +35,8 @@ def export(
 
     pytorch: a folder with the packed weights (as large as `size_bytes` says), a weightless program and a loader of 40 lines that
     needs only torch, numpy and safetensors. torch-export: model.pt2. onnx: model.onnx, opset 20, activation rounding as plain
-    operators. Each is loaded again and compared with the network; a card tells plan, measures and how it was checked.
+    operators. Each is loaded again and compared with the network; card.json (NAME.card.json beside a single file)
+    tells plan, measures and how it was checked.
     Raises ValueError when `out` exists already or the export differs from the network.
     """
     require_free(out, format)
@@ -54,7 +55,7 @@ def export(
             "mean_relative_output_difference": difference,
             "torch": str(torch.__version__),
         }
-        (Path(made) / CARD).write_text(json.dumps(card, indent=2))
+        (Path(made) / (f"{Path(name).stem}.{CARD}" if name else CARD)).write_text(json.dumps(card, indent=2))
         folder.mkdir(exist_ok=True)
         for file in sorted(Path(made).iterdir()):
             os.replace(file, folder / file.name)

@@ -66,7 +66,8 @@ class FactorChoice:
     def canonical(self, phenotypes: Phenotypes, alleles: np.ndarray) -> np.ndarray:
         """The first allele (N,) that means the same: small layers have equal ranks for several shares, or none worth it."""
         found, which = self._at(phenotypes)
-        return np.stack([o.canonical for o in found])[which, alleles]
+        first: np.ndarray = np.stack([o.canonical for o in found])[which, alleles]
+        return first
 
     def _at(self, phenotypes: Phenotypes) -> tuple[list[Options], np.ndarray]:
         """Options per pair of channel counts that occurs, and which of them each row has (N,)."""

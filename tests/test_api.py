@@ -72,7 +72,7 @@ def test_a_pick_is_exported(result: Result, data: Any, tmp_path: Path) -> None:
     images = data[1][:7][0].numpy()
     (logits,) = session.run(None, {session.get_inputs()[0].name: images})
     assert logits.shape == (7, 10) and np.isfinite(logits).all()
-    assert json.loads((tmp_path / "card.json").read_text())["candidate_id"] == choice.point.candidate_id
+    assert json.loads((tmp_path / "model.card.json").read_text())["candidate_id"] == choice.point.candidate_id
 
 
 def test_a_result_shows_itself(result: Result) -> None:

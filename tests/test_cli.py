@@ -143,7 +143,7 @@ def test_front_for_people(finished: Path, tmp_path: Path, capsys: pytest.Capture
     [
         (["--out", "net"], {"graph.pt2", "weights.safetensors", "load.py", "card.json"}),
         (["--out", "net", "--format", "torch-export"], {"model.pt2", "card.json"}),
-        (["--out", "net/small.onnx", "--pick", "macs<=0.9x"], {"small.onnx", "card.json"}),
+        (["--out", "net/small.onnx", "--pick", "macs<=0.9x"], {"small.onnx", "small.card.json"}),
     ],
     ids=["pytorch", "torch-export", "onnx"],
 )
@@ -160,7 +160,8 @@ def test_export(
     answer = evo(capsys, "export", finished, *options)
     assert answer.code == 0, answer.err
     assert {p.name for p in (tmp_path / "net").iterdir()} == files
-    card = json.loads((tmp_path / "net/card.json").read_text())
+    (file,) = (tmp_path / "net").glob("*card.json")
+    card = json.loads(file.read_text())
     front = {p["candidate_id"]: p for p in json.loads(evo(capsys, "front", finished, "--json").out)}
     point = front[card["candidate_id"]]
     # The knee was finished at the last step, and that network is the one to export.
