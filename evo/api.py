@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from evo.candidates import FINAL, STEP1, STEP2
 from evo.checks import GIVEN
 from evo.config import Config, parse, validate
 from evo.display import NoDisplay, display
-from evo.final import evaluation_seed, genome_of, measure_finals
+from evo.final import evaluation_seed, genome_of, keep_baseline, measure_finals
 from evo.front import FrontPoint
 from evo.inputs import Given
 from evo.keeping import KeepFront, KeepTracking, tracked_run
@@ -162,7 +163,10 @@ def _run(run: RunDirectory, study: Study, address: str | None, listeners: Listen
     try:
         algorithm = build_algorithm(config.algorithm, study.problem, study.tables)
         run_search(study.problem, algorithm, backend, scorers(study), run, config.seed, budget, (*observers, *kept))
-        measure_finals(run, load(run.uri), backend, config.evaluation.final.picks, listeners.note)
+        result = load(run.uri)
+        measure_finals(run, result, backend, config.evaluation.final.picks, listeners.note)
+        if config.evaluation.final.picks and not result.final_baseline:
+            keep_baseline(run, study.evaluator.baseline(FINAL))
     finally:
         backend.close()
     result = load(run.uri, given)
@@ -175,12 +179,19 @@ def _tracker(run: RunDirectory, study: Study) -> Any:
     if section.tracker == "none":
         return resolve(TRACKERS, "none")()
 
+    @cache
+    def finished() -> Result:  # asked for only when the search is over
+        return load(run.uri)
+
     def model_of(candidate_id: str) -> tuple[nn.Module, Any]:
-        result = load(run.uri)
-        point = result.pick(candidate_id).point
-        seed = evaluation_seed(study.config.seed, genome_of(result, point, study.space), STEP2)
-        module = bake(study.evaluator.realise(point.plan, STEP2, seed))
-        return module, study.example.cpu().numpy()
+        evaluation = finished().evaluation(candidate_id, STEP2)
+        if evaluation is None:
+            raise ValueError(
+                f"a model must belong to a measured candidate, but got {candidate_id}; take one of the front"
+            )
+        genome = study.space.repair(evaluation.candidate.genome)
+        seed = evaluation_seed(study.config.seed, genome, STEP2)
+        return bake(study.evaluator.realise(study.space.decode(genome), STEP2, seed)), study.example.cpu().numpy()
 
     return resolve(TRACKERS, section.tracker)(
         uri=section.uri, experiment=section.experiment, run_id=tracked_run(run), load_model=model_of

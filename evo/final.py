@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from evo.candidates import FINAL, STEP2, Backend, Candidate, Evaluation, Request
 from evo.front import FrontPoint
 from evo.randomness import derived_seed
-from evo.result import Result
+from evo.result import BASELINE_FILE, Result
 from evo.storage import RunDirectory
 from search_spaces.genome import Genome, SearchSpace, genome_digest
 
@@ -24,6 +25,11 @@ def genome_of(result: Result, point: FrontPoint, space: SearchSpace) -> Genome:
     if evaluation is None:
         raise ValueError(f"a point must belong to the run, but got {point.candidate_id}; take one of its front")
     return space.repair(evaluation.candidate.genome)
+
+
+def keep_baseline(run: RunDirectory, measures: Mapping[str, float]) -> None:
+    """Keep the uncompressed network's measures at the last step, test split included, for comparison."""
+    run.write(BASELINE_FILE, json.dumps(dict(measures), indent=2).encode())
 
 
 def measure_finals(

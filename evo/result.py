@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from evo.inputs import Given
 
 
+BASELINE_FILE = "baseline.json"
+
+
 @dataclass(frozen=True)
 class Result:
     """`front` holds the search-validation front at step 2; `finals` the measures of the picks after the last step, by id."""
@@ -36,6 +39,7 @@ class Result:
     baseline: Mapping[str, float]
     evaluations: tuple[Evaluation, ...]
     seed: int = 0
+    final_baseline: Mapping[str, float] = field(default_factory=dict)  # of the uncompressed network at the last step
     given: Given | None = field(default=None, repr=False, compare=False)  # what a search from Python was given
 
     @property
@@ -113,7 +117,8 @@ def load(run_dir: str | Path, given: Given | None = None) -> Result:
     info = run.info
     problem = problem_of(config, space, info.baseline)
     evaluations = legal(space, run.evaluations())
-    return Result(str(run_dir), config, problem, info.baseline, evaluations, info.seed, given)
+    final = json.loads(run.folder.read(BASELINE_FILE)) if BASELINE_FILE in run.folder.names() else {}
+    return Result(str(run_dir), config, problem, info.baseline, evaluations, info.seed, final, given)
 
 
 def front_json(result: Result) -> str:

@@ -50,6 +50,9 @@ def finals_table(result: Result) -> Table | None:
     ]
     for name in ("candidate", "test top-1", "epochs", *costs):
         table.add_column(name, no_wrap=True)
+    if result.final_baseline:
+        original = [format_measure(name, result.baseline[name]) for name in costs]
+        table.add_row("baseline", f"{1 - result.final_baseline['test_top1_error']:.2%}", "-", *original)
     for candidate, measures in sorted(finals.items()):
         cells = [format_measure(name, measures[name], result.baseline[name]) for name in costs]
         table.add_row(candidate, f"{1 - measures['test_top1_error']:.2%}", f"{measures['epochs']:g}", *cells)
