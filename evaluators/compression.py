@@ -26,6 +26,9 @@ from search_spaces.plan import CompressionPlan
 MEASURES = ("top1_error", "cross_entropy", "params", "macs", "bops", "size_bytes", "peak_activation_bytes")
 
 
+CALIBRATION_BATCH = 128
+
+
 @dataclass(frozen=True)
 class StepOptions:
     """One fidelity step. recalibration and validation are numbers of images, 0 meaning the whole split.
@@ -112,8 +115,7 @@ class CompressionEvaluator:
         return self.splits.validation.head(options.validation) if options.validation else self.splits.validation
 
     def _calibration(self, options: StepOptions) -> list[Tensor]:
-        images = self.splits.train.head(options.recalibration) if options.recalibration else self.splits.train
-        return [batch for batch, _ in self.splits.batches(images, 128, self.device)]
+        return list(self.splits.calibration_batches(options.recalibration, CALIBRATION_BATCH, self.device))
 
 
 def frozen_teacher(model: nn.Module, device: torch.device) -> nn.Module:

@@ -129,7 +129,7 @@ def _step1(
     if file is not None and file.is_file():
         return read_step1(file, space, peak)
     device = next(teacher.parameters()).device
-    images = splits.prepare(splits.train.images[: config.evaluation.step1.images], device)
+    images = torch.cat(list(splits.calibration_batches(config.evaluation.step1.images, 128, device)))
     layers = [layer.name for layer in described.network.layers]
     statistics = collect(teacher, layers, images, derived_seed(config.seed, "statistics"))
     criteria = {name: resolve(CRITERIA, name) for name in config.space.criteria}

@@ -71,10 +71,12 @@ def test_eight_bits_everywhere_cost_next_to_nothing_and_two_bits_ruin_the_networ
     layers = [layer.name for layer in evaluator().trace.network.layers]
     errors = {}
     for bits in (32, 8, 2):
-        # Every plan is recalibrated, the empty one too: on this network that alone costs about 3 points without tuning.
         plan = CompressionPlan(bits=tuple(Bits(name, bits, 8 if bits < 32 else 32) for name in layers))
         module = evaluator().realise(plan, "step2", seed=0)
         errors[bits] = classify(module, splits(), splits().test, CPU)[0]
+    assert errors[32] <= classify(evaluator().teacher, splits(), splits().test, CPU)[0] + 0.01, (
+        "recalibration costs nothing"
+    )
     assert errors[8] <= errors[32] + 0.01
     assert errors[2] > errors[8] + 0.2
 
