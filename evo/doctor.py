@@ -12,6 +12,8 @@ from search_spaces.costs import costs
 from search_spaces.network import Network
 from search_spaces.phenotype import full
 
+GROUP_GENES = ("width", "criterion")
+
 
 def examine(config: Config) -> dict[str, Any]:
     """The report as plain data: costs, channel groups, layers with their share, residual blocks, and what stays dense."""
@@ -28,7 +30,12 @@ def examine(config: Config) -> dict[str, Any]:
         "costs": total,
         "genes": len(space.genes),
         "groups": [
-            {"name": g.name, "channels": g.size, "producers": g.producers, "genes": genes.get(g.name, [])}
+            {
+                "name": g.name,
+                "channels": g.size,
+                "producers": g.producers,
+                "genes": [gene for gene in genes.get(g.name, []) if gene.startswith(GROUP_GENES)],
+            }
             for g in network.groups
         ],
         "layers": _layers(network, genes, total),
@@ -47,7 +54,7 @@ def _layers(network: Network, genes: dict[str, list[str]], total: dict[str, floa
                 "shape": f"{layer.in_channels}->{layer.out_channels} {layer.kernel[0]}x{layer.kernel[1]}",
                 "params_share": weights / total["params"],
                 "macs_share": weights * layer.out_positions / total["macs"],
-                "genes": [g for g in genes.get(layer.name, []) if not g.startswith(("width", "criterion"))],
+                "genes": [g for g in genes.get(layer.name, []) if not g.startswith(GROUP_GENES)],
             }
         )
     return rows

@@ -199,3 +199,12 @@ def test_a_model_that_cannot_be_traced_gets_one_sentence(model: nn.Module, sente
     with pytest.raises(ValueError, match=sentence) as caught:
         trace(model, torch.zeros(1, 3, 8, 8))
     assert "\n" not in str(caught.value) and "but got" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_memory_format_changes_no_group(name: str) -> None:
+    net = named(name)
+    lasting = copy.deepcopy(net.model).to(memory_format=torch.channels_last)
+    found = trace(lasting, net.example.contiguous(memory_format=torch.channels_last)).network
+    assert found.groups == net.network.groups
+    assert [d.channels for d in found.dense] == [d.channels for d in net.network.dense]
