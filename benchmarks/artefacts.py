@@ -19,34 +19,37 @@ from safetensors.torch import save_file
 
 from benchmarks import record
 from evaluators.export import export
-from evo.build import build_study
+from evo.build import Study, build_study
 from evo.candidates import FINAL, STEP2
 from evo.final import evaluation_seed, genome_of
+from evo.front import FrontPoint
 from evo.inputs import Given
 from evo.result import Result, load
 from evo.storage import RunDirectory
 
 # Runs with -I: neither this folder nor the environment's PYTHONPATH is on the path.
 CHECK = """
-import json, sys, torch
+import importlib.util, json, sys, torch
 from torch.utils.flop_counter import FlopCounterMode
 from safetensors import safe_open
-folder, images, threads = sys.argv[1:4]
-torch.set_num_threads(int(threads))
-sys.path.insert(0, folder)
-from load import load
-assert not any(m.split(".")[0] in ("evo", "evaluators", "search_spaces", "cluster") for m in sys.modules)
-model = load(folder)
-with safe_open(images, "pt") as f:
-    x, y = f.get_tensor("images").contiguous(memory_format=torch.channels_last), f.get_tensor("labels")
-with torch.no_grad():
-    with FlopCounterMode(display=False) as counter:
-        model(x[:1])
-    wrong = sum(int((model(x[i:i+256]).argmax(1) != y[i:i+256]).sum()) for i in range(0, len(x), 256))
-with safe_open(folder + "/weights.safetensors", "pt") as f:
-    size = sum(f.get_tensor(k).numel() * f.get_tensor(k).element_size() for k in f.keys())
-print(json.dumps({"params": sum(p.numel() for p in model.parameters()), "macs": counter.get_total_flops() // 2,
-                  "size_bytes": size, "top1_error": wrong / len(x)}))
+torch.set_num_threads(int(sys.argv[1]))
+for line in sys.stdin:
+    folder, images = line.split()
+    spec = importlib.util.spec_from_file_location("load", folder + "/load.py")
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    assert not any(m.split(".")[0] in ("evo", "evaluators", "search_spaces", "cluster") for m in sys.modules)
+    model = loader.load(folder)
+    with safe_open(images, "pt") as f:
+        x, y = f.get_tensor("images").contiguous(memory_format=torch.channels_last), f.get_tensor("labels")
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            model(x[:1])
+        wrong = sum(int((model(x[i:i+256]).argmax(1) != y[i:i+256]).sum()) for i in range(0, len(x), 256))
+    with safe_open(folder + "/weights.safetensors", "pt") as f:
+        size = sum(f.get_tensor(k).numel() * f.get_tensor(k).element_size() for k in f.keys())
+    print(json.dumps({"params": sum(p.numel() for p in model.parameters()), "macs": counter.get_total_flops() // 2,
+                      "size_bytes": size, "top1_error": wrong / len(x)}), flush=True)
 """
 
 
@@ -60,39 +63,47 @@ def main() -> None:
 
 
 def check_artefacts(result: Result) -> dict[str, float]:
-    """Export every front member (and every final pick), load it elsewhere, compare."""
+    """Export every front member (and every final pick), load them all elsewhere, compare."""
     study = build_study(result.config, RunDirectory.open(result.run_dir).local, Given())
     jobs = [(p, STEP2) for p in result.front] + [(p, FINAL) for p in result.front if p.candidate_id in result.finals]
-    equal = 0
     with tempfile.TemporaryDirectory() as temporary:
+        lines = []
         for number, (point, step) in enumerate(jobs):
-            options = study.evaluator.steps[step]
-            images = Path(temporary) / f"{step}.safetensors"
-            if not images.is_file():
-                split = study.evaluator.validation(options)
-                prepared = study.splits.prepare(split.images, torch.device("cpu")).contiguous()
-                save_file({"images": prepared, "labels": split.labels}, images)
-            seed = evaluation_seed(result.config.seed, genome_of(result, point, study.space), step)
             folder = Path(temporary) / f"{number}"
+            seed = evaluation_seed(result.config.seed, genome_of(result, point, study.space), step)
             export(study.evaluator.realise(point.plan, step, seed), study.example, folder, "pytorch", {}, point.plan)
-            got = fresh_process(folder, images, result.config.execution.threads)
-            evaluation = result.evaluation(point.candidate_id, step)
-            wanted = evaluation.measures if evaluation is not None else {}
-            differing = {name: (value, wanted.get(name)) for name, value in got.items() if value != wanted.get(name)}
-            equal += not differing
-            print(f"{point.candidate_id}@{step}: {differing or 'equal'}", flush=True)
+            lines.append(f"{folder} {_images(study, step, Path(temporary))}")
+        found = fresh_process(lines, result.config.execution.threads)
+    equal = sum(_equal(result, point, step, got) for (point, step), got in zip(jobs, found, strict=True))
     return {"artefacts_checked": float(len(jobs)), "artefacts_equal": float(equal)}
 
 
-def fresh_process(folder: Path, images: Path, threads: int) -> dict[str, float]:
-    command = [sys.executable, "-I", "-c", CHECK, str(folder), str(images), str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+def _images(study: Study, step: str, folder: Path) -> Path:
+    """The search-validation images of a step, prepared, in a file."""
+    file = folder / f"{step}.safetensors"
+    if not file.is_file():
+        split = study.evaluator.validation(study.evaluator.steps[step])
+        images = study.splits.prepare(split.images, torch.device("cpu")).contiguous()
+        save_file({"images": images, "labels": split.labels}, file)
+    return file
+
+
+def _equal(result: Result, point: FrontPoint, step: str, got: dict[str, float]) -> bool:
+    evaluation = result.evaluation(point.candidate_id, step)
+    wanted = evaluation.measures if evaluation is not None else {}
+    differing = {name: (value, wanted.get(name)) for name, value in got.items() if value != wanted.get(name)}
+    print(f"{point.candidate_id}@{step}: {differing or 'equal'}", flush=True)
+    return not differing
+
+
+def fresh_process(lines: list[str], threads: int) -> list[dict[str, float]]:
+    command = [sys.executable, "-I", "-c", CHECK, str(threads)]
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, cwd="/", check=False)
     if done.returncode:
         raise RuntimeError(
-            f"an exported model must load in a fresh process, but got: {done.stderr.strip().splitlines()[-1]}"
+            f"exported models must load in a fresh process, but got: {done.stderr.strip().splitlines()[-1]}"
         )
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 if __name__ == "__main__":
