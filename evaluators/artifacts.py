@@ -72,27 +72,6 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     return torch.from_numpy(np.packbits(as_bits.reshape(-1)))
 
 
-def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `pack`: int8 codes of the given shape."""
-    low, _ = weight_range(bits)
-    count = int(np.prod(shape))
-    as_bits = np.unpackbits(packed.numpy())[: count * bits].reshape(count, bits)
-    values = np.zeros(count, dtype=np.int16)
-    for column in range(bits):
-        values = values * 2 + as_bits[:, column]
-    return torch.from_numpy((values + low).astype(np.int8)).view(shape)
-
-
-def unpacked_state(state: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
-    """Float weights from a packed state, under the names of the baked module's parameters."""
-    result = {name: value for name, value in state.items() if not name.endswith((".codes", ".step"))}
-    for name, spec in metadata.items():
-        bits, _, shape = spec.partition(":")
-        codes = unpack(state[f"{name}.codes"], int(bits), tuple(int(s) for s in shape.split(",")))
-        result[name] = codes.float() * state[f"{name}.step"].view(-1, *[1] * (codes.dim() - 1))
-    return result
-
-
 def _leaves(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
     """Modules with state of their own; a quantised layer counts as one."""
     if isinstance(module, QuantisedLayer):

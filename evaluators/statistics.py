@@ -9,7 +9,7 @@ so that 1/2 tr(S dW C dW^T) predicts the loss increase of a weight change dW.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,9 +138,3 @@ def _capture(accumulator: _Accumulator, images: int) -> Callable[[nn.Module, Any
 
 def _outputs(module: Layer) -> int:
     return int(module.weight.shape[0])
-
-
-def as_arrays(statistics: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
-    """Flat tensors for storage, named layer/field."""
-    fields = ("input_covariance", "input_mean", "input_range", "output_gradient", "taylor")
-    return {f"{name}/{key}": getattr(stats, key).contiguous() for name, stats in statistics.items() for key in fields}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evo.candidates import Evaluation
-from evo.pareto import as_matrix, front_indices
+from evo.pareto import as_matrix, front_indices, hypervolume
 from evo.problem import Problem
 from search_spaces.genome import Genome
 
@@ -53,6 +53,15 @@ def pareto_front(problem: Problem, evaluations: Iterable[Evaluation], step: str)
     members = tuple(latest.values())
     front = [members[i] for i in front_indices(objective_values(problem, members))]
     return tuple(sorted(front, key=lambda e: (problem.values(e)[0], e.candidate.id)))
+
+
+def dominated_share(problem: Problem, front: Sequence[Evaluation]) -> float:
+    """Hypervolume as a share of the box between zero and the reference point; NaN without a reference."""
+    reference = np.array(problem.reference)
+    if not len(reference):
+        return float("nan")
+    scale = np.where(reference > 0, reference, 1.0)
+    return hypervolume(objective_values(problem, front) / scale, reference / scale)
 
 
 def best_under_budget(

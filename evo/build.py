@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,8 +34,6 @@ from evo.registry import CRITERIA, resolve
 from evo.space_file import SPACE_FILE, space_to_json
 from evo.storage import RunDirectory
 from search_spaces.space import CompressionSpace
-
-logger = logging.getLogger(__name__)
 
 SURROGATE = "predicted_loss_increase"
 LEARNED = ("top1_error", "cross_entropy")  # measures that only a real network can give

@@ -6,14 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from evo.archive import best_under_budget, objective_values, pareto_front, step_agreement
+from evo.archive import best_under_budget, dominated_share, pareto_front, step_agreement
 from evo.candidates import STEP2, Evaluation
 from evo.front import FrontPoint, plan_summary
 from evo.loop import DRIVER, MEMORY
 from evo.observers import SearchObserver, Standing
-from evo.pareto import hypervolume
 from evo.problem import Problem
 from evo.progress import Listener, Progress, SearchInfo
 
@@ -50,7 +47,7 @@ class View:
             scored=len(rows) - measured,
             failed=sum(not e.completed for e in rows),
             seconds=standing.seconds,
-            hypervolume=self._hypervolume(front),
+            hypervolume=dominated_share(self.problem, front),
             best_under_budget=self._best(rows),
             tau=tau,
             tau_low=low,
@@ -60,14 +57,6 @@ class View:
             front=front_points(self.problem, front),
             reference=dict(zip((o.measure for o in self.problem.objectives), self.problem.reference, strict=False)),
         )
-
-    def _hypervolume(self, front: Sequence[Evaluation]) -> float:
-        """Share of the box between zero and the reference point that the front dominates, where that box exists."""
-        reference = np.array(self.problem.reference)
-        if not len(reference):
-            return math.nan
-        scale = np.where(reference > 0, reference, 1.0)
-        return hypervolume(objective_values(self.problem, front) / scale, reference / scale)
 
     def _best(self, rows: Sequence[Evaluation]) -> dict[str, float]:
         measure = self.problem.objectives[0].measure

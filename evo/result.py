@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo.archive import Agreement, pareto_front, step_agreement
+from evo.archive import Agreement, dominated_share, pareto_front, step_agreement
 from evo.candidates import FINAL, STEP1, STEP2, Evaluation
 from evo.config import Config, parse
 from evo.front import FrontPoint, pick, within_reference
@@ -55,6 +55,15 @@ class Result:
     @property
     def finals(self) -> dict[str, Mapping[str, float]]:
         return {e.candidate.id: e.measures for e in self.evaluations if e.candidate.step == FINAL and e.completed}
+
+    @property
+    def history(self) -> tuple[tuple[int, float], ...]:
+        """(step-2 evaluations so far, hypervolume as a share of the box up to the reference), at most 100 of them."""
+        measured = [e for e in self.evaluations if e.candidate.step == STEP2]
+        counts = sorted({len(measured) * i // 100 for i in range(1, 101)} - {0})
+        return tuple(
+            (n, dominated_share(self.problem, pareto_front(self.problem, measured[:n], STEP2))) for n in counts
+        )
 
     def pick(self, spec: str) -> Choice:
         """A front member: its id, "knee", or limits such as "macs<=0.5x,top1_error<=0.09"."""
@@ -119,7 +128,3 @@ def load(run_dir: str | Path, given: Given | None = None) -> Result:
     evaluations = legal(space, run.evaluations())
     final = json.loads(run.folder.read(BASELINE_FILE)) if BASELINE_FILE in run.folder.names() else {}
     return Result(str(run_dir), config, problem, info.baseline, evaluations, info.seed, final, given)
-
-
-def front_json(result: Result) -> str:
-    return json.dumps(result.to_json(), indent=2)

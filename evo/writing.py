@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from evo.figures import front_html, front_parquet, front_png
+from evo.figures import front_html, front_parquet, front_png, history_png
 from evo.result import Result
 from evo.storage import RunDirectory
 
@@ -13,13 +13,15 @@ FIGURES = "figures"
 
 
 def write_outputs(run: RunDirectory, result: Result) -> None:
-    """Write front.json, and for a local run directory front.parquet, front.html and front.png, under figures/."""
+    """Write front.json, and for a local run directory front.parquet, front.html, front.png and history.png, under figures/."""
     run.write(f"{FIGURES}/front.json", json.dumps(result.to_json(), indent=2).encode())
     if result.front:
         run.write(f"{FIGURES}/front.html", front_html(result.front, result.baseline, result.config.name).encode())
     if result.front and run.local is not None:
         front_parquet(result.front, str(run.local / FIGURES / "front.parquet"))
         front_png(result.front, result.baseline, str(run.local / FIGURES / "front.png"))
+        evaluations, hypervolume = zip(*result.history, strict=True)
+        history_png(evaluations, hypervolume, str(run.local / FIGURES / "history.png"))
 
 
 def write_plot(result: Result, file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from nets import named
 from torch import nn
 
-from evaluators.artifacts import pack, packed_metadata, packed_state, unpack, unpacked_state
+from evaluators.artifacts import pack, packed_metadata, packed_state, save_tensors
 from evaluators.compose import compose, recalibrate
 from evaluators.quantise import (
     ActivationQuantiser,
@@ -24,6 +25,7 @@ from evaluators.quantise import (
     quantise_layer,
     weight_range,
 )
+from evaluators.standalone_loader import read_weights, unpack
 from search_spaces.costs import costs
 from search_spaces.phenotype import of_plan
 from search_spaces.plan import Bits, CompressionPlan, Factor, Skip, Width
@@ -112,7 +114,7 @@ def test_packing_is_dense_and_loses_nothing(bits: int, raw: list[int]) -> None:
     codes = torch.tensor([value % 2**bits + low for value in raw], dtype=torch.int8)
     packed = pack(codes, bits)
     assert packed.dtype == torch.uint8 and len(packed) == (len(raw) * bits + 7) // 8
-    assert torch.equal(unpack(packed, bits, (len(raw),)), codes)
+    assert torch.equal(unpack(packed, bits, [len(raw)]), codes)
 
 
 MIXED = CompressionPlan(
@@ -143,14 +145,15 @@ def test_the_stored_payload_is_as_large_as_stated(plan: CompressionPlan) -> None
     assert payload == costs(network, of_plan(network, plan))["size_bytes"][0]
 
 
-def test_baking_changes_no_bit_and_the_payload_gives_the_baked_weights() -> None:
+def test_baking_changes_no_bit_and_the_payload_gives_the_baked_weights(tmp_path: Path) -> None:
     model, images = built(MIXED), torch.rand(8, 1, 8, 8)
     with torch.no_grad():
         expected = model(images)
         baked = bake(copy.deepcopy(model))
         assert torch.equal(baked(images), expected)
     assert not any(isinstance(module, QuantisedLayer) for module in baked.modules())
-    unpacked = unpacked_state(packed_state(model), packed_metadata(model))
+    save_tensors(tmp_path / "weights.safetensors", packed_state(model), packed_metadata(model))
+    unpacked = read_weights(tmp_path / "weights.safetensors")
     for name, parameter in baked.named_parameters():
         assert torch.equal(unpacked[name], parameter), name
 
