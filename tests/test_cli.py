@@ -110,9 +110,8 @@ def test_search_prints_only_json_on_standard_output(
 def test_search_tells_what_can_be_done_next(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = evo(capsys, "search", config, "--run-dir", tmp_path / "run", "-q", "--set", "budget.generations=1")
     assert "Pareto front" in answer.out and "baseline" in answer.out and f"evo export {tmp_path}/run" in answer.err
-    assert {p.name for p in (tmp_path / "run/figures").iterdir()} == {
-        f"front.{e}" for e in ("json", "parquet", "html", "png")
-    }
+    figures = {p.name for p in (tmp_path / "run/figures").iterdir()}
+    assert figures == {"history.png", *(f"front.{e}" for e in ("json", "parquet", "html", "png"))}
 
 
 def test_front_as_json_keeps_the_contract(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
