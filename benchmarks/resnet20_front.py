@@ -24,16 +24,17 @@ CONFIG = "configs/resnet20_cifar10.yaml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--weights", default="")
+    parser.add_argument("--data", default="")
     parser.add_argument("--run-dir", default="runs/resnet20-front")
+    parser.add_argument("--skip-artefacts", action="store_true", help="only the figures of the search and its picks")
     arguments = parser.parse_args()
     run = Path(arguments.run_dir)
     if not (run / "run.json").is_file():
         sets = [f"--set=model.weights={arguments.weights}", f"--set=data.kwargs.root={arguments.data}"]
         subprocess.run([sys.executable, "-m", "evo.cli", "search", CONFIG, "--run-dir", str(run), *sets], check=True)
     result = load(str(run))
-    exact = check_artefacts(result)
+    exact = {} if arguments.skip_artefacts else check_artefacts(result)
     figures = {**quality(result), **exact}
     print(record.write("resnet20_front", figures, [result.seed], {"points": points(result), "budget": budget(result)}))
 
