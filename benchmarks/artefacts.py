@@ -21,9 +21,10 @@ from benchmarks import record
 from evaluators.export import export
 from evo.build import Study, build_study
 from evo.candidates import FINAL, STEP2
-from evo.final import evaluation_seed, genome_of
+from evo.final import genome_of
 from evo.front import FrontPoint
 from evo.inputs import Given
+from evo.randomness import evaluation_seed
 from evo.result import Result, load
 from evo.storage import RunDirectory
 

@@ -88,7 +88,7 @@ class Splits:
         """The first so many training images (0: all), augmented as in training: always the same ones.
 
         Statistics of plain images differ from those that the network was trained under where crops bring in borders:
-        with them a pretrained ResNet-20 loses 3.5 points, with these nothing (tests/test_real_network.py).
+        with these a pretrained ResNet-20 loses next to nothing (tests/test_real_network.py).
         """
         total = min(images or len(self.train), len(self.train))
         for start in range(0, total, size):

@@ -28,7 +28,7 @@ from evo.candidates import FINAL, STEP1, STEP2
 from evo.checks import GIVEN
 from evo.config import Config, parse, validate
 from evo.display import NoDisplay, display
-from evo.final import evaluation_seed, genome_of, keep_baseline, measure_finals
+from evo.final import genome_of, keep_baseline, measure_finals
 from evo.front import FrontPoint
 from evo.inputs import Given
 from evo.keeping import KeepFront, KeepTracking, tracked_run
@@ -36,6 +36,7 @@ from evo.loop import run_search
 from evo.manifest import RunInfo
 from evo.observers import SearchObserver
 from evo.progress import Listener, SearchInfo
+from evo.randomness import evaluation_seed
 from evo.registry import TRACKERS, resolve
 from evo.reporting import FidelityPair, View, reports
 from evo.result import Choice, Result, load

@@ -8,15 +8,10 @@ from dataclasses import replace
 
 from evo.candidates import FINAL, STEP2, Backend, Candidate, Evaluation, Request
 from evo.front import FrontPoint
-from evo.randomness import derived_seed
+from evo.randomness import evaluation_seed
 from evo.result import BASELINE_FILE, Result
 from evo.storage import RunDirectory
-from search_spaces.genome import Genome, SearchSpace, genome_digest
-
-
-def evaluation_seed(seed: int, genome: Genome, step: str) -> int:
-    """The seed of an evaluation is a function of the run's seed, the step and the genome."""
-    return derived_seed(seed, f"evaluate/{step}", int(genome_digest(genome), 16))
+from search_spaces.genome import Genome, SearchSpace
 
 
 def genome_of(result: Result, point: FrontPoint, space: SearchSpace) -> Genome:

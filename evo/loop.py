@@ -18,9 +18,9 @@ from evo.legality import legal
 from evo.manifest import Manifest
 from evo.observers import Audience, SearchObserver, Standing
 from evo.problem import Problem
-from evo.randomness import derived_seed
+from evo.randomness import evaluation_seed
 from evo.storage import RunDirectory
-from search_spaces.genome import Genome, SearchSpace, genome_digest
+from search_spaces.genome import Genome, SearchSpace
 
 DRIVER = "driver"
 MEMORY = "memory"
@@ -184,7 +184,7 @@ class Round:
 
     def _request(self, candidate: Candidate) -> Request:
         genome = self.space.repair(candidate.genome)
-        seed = derived_seed(self.seed, f"evaluate/{candidate.step}", int(genome_digest(genome), 16))
+        seed = evaluation_seed(self.seed, genome, candidate.step)
         return Request(candidate.key, self.space.decode(genome), candidate.step, seed)
 
 

@@ -6,6 +6,8 @@ import hashlib
 
 import numpy as np
 
+from search_spaces.genome import Genome, genome_digest
+
 
 def stream(seed: int, name: str, *counters: int) -> np.random.Generator:
     """The generator that belongs to this position of a run: equal arguments give equal numbers on every platform."""
@@ -20,3 +22,8 @@ def derived_seed(seed: int, name: str, *counters: int) -> int:
 def _position(seed: int, name: str, counters: tuple[int, ...]) -> int:
     text = repr((int(seed), str(name), tuple(int(counter) for counter in counters)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+
+
+def evaluation_seed(seed: int, genome: Genome, step: str) -> int:
+    """The seed of an evaluation is a function of the run's seed, the step and the genome."""
+    return derived_seed(seed, f"evaluate/{step}", int(genome_digest(genome), 16))
