@@ -15,6 +15,8 @@ import typer
 from evo.errors import USER_ERRORS, sentence
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from evo.api import Listeners
     from evo.result import Result
 
@@ -125,19 +127,27 @@ def export(
 def doctor(
     config: Annotated[Path, CONFIG],
     set_: Annotated[list[str] | None, SET] = None,
+    flash: Annotated[str | None, typer.Option(help="storage of the target, e.g. 1MB")] = None,
+    ram: Annotated[str | None, typer.Option(help="memory for activations, e.g. 256KiB")] = None,
+    macs_per_s: Annotated[str | None, typer.Option(help="sustained multiply-accumulates per second, e.g. 200M")] = None,
+    bandwidth: Annotated[str | None, typer.Option(help="sustained bytes per second to and from memory")] = None,
+    deadline_ms: Annotated[float | None, typer.Option(help="milliseconds that one sample may take", min=0.0)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
 ) -> None:
-    """Say per layer what can be searched, what cannot and why, before any long work.
+    """Say per layer what can be searched, what cannot and why, and what binds on a device, before any long work.
 
-    Example: evo doctor configs/resnet20_cifar10.yaml
+    Example: evo doctor configs/demo_digits.yaml --flash 64KB --ram 16KB --macs-per-s 50M --bandwidth 20MB
     """
+    from evo.bottleneck import target_of
     from evo.config import load
 
     loaded = load(config, set_ or [])
-    from evo.doctor import examine, show
+    target = target_of({"flash": flash, "ram": ram, "macs-per-s": macs_per_s, "bandwidth": bandwidth}, deadline_ms)
+    from evo.doctor import examine
+    from evo.doctor_display import show
 
-    report = examine(loaded)
-    print(json.dumps(report, indent=2)) if as_json else show(report)
+    report = examine(loaded, target)
+    print(json.dumps(report, indent=2)) if as_json else show(report, _console())
 
 
 @app.command(name="list")
@@ -192,12 +202,16 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _show(result: Result) -> None:
+def _console() -> Console:
     from rich.console import Console
 
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def _show(result: Result) -> None:
     from evo.summary import finals_table, shown_front, trust
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = _console()
     console.print(shown_front(result))
     finals = finals_table(result)
     if finals is not None:

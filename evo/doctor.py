@@ -1,32 +1,40 @@
-"""Say what can be searched in a network, what cannot and why, before any long work."""
+"""Say what can be searched in a network, what cannot and why, and what binds on a device, before any long work."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from evaluators.describe import trace
+from evo.bottleneck import Bottleneck, Load, Target, find_bottleneck, loads
 from evo.build import check_names
 from evo.config import Config
 from evo.inputs import device_of, load_splits, new_model, space_of
+from evo.reachable import smallest
 from search_spaces.costs import costs
 from search_spaces.network import Network
 from search_spaces.phenotype import full
+from search_spaces.space import CompressionSpace
 
 GROUP_GENES = ("width", "criterion")
+REACHABLE = ("size_bytes", "macs", "peak_activation_bytes")
 
 
-def examine(config: Config) -> dict[str, Any]:
-    """The report as plain data: costs, channel groups, layers with their share, residual blocks, and what stays dense."""
+def examine(config: Config, target: Target | None = None) -> dict[str, Any]:
+    """The report as plain data: costs, channel groups and layers with their shares, residual blocks, what stays dense, and
+    for a target what binds there."""
     check_names(config)
     splits = load_splits(config, None)
     network = trace(new_model(config), splits.prepare(splits.train.images[:1], device_of(config))).network
     space = space_of(config, network)
     total = {name: float(value[0]) for name, value in costs(network, full(network, 1), peak=True).items()}
-    genes: dict[str, list[str]] = {}
-    for gene in space.genes:
-        kind, _, place = gene.name.partition(":")
-        genes.setdefault(place, []).append(f"{kind} x{gene.cardinality}")
-    return {
+    layers = loads(network)
+    shares = {load.name: _shares(load, total) for load in layers}
+    genes = _genes_by_place(space)
+    report: dict[str, Any] = {
         "costs": total,
         "genes": len(space.genes),
         "groups": [
@@ -34,56 +42,105 @@ def examine(config: Config) -> dict[str, Any]:
                 "name": g.name,
                 "channels": g.size,
                 "producers": g.producers,
+                **_together({*g.producers, *g.consumers}, shares),
                 "genes": [gene for gene in genes.get(g.name, []) if gene.startswith(GROUP_GENES)],
             }
             for g in network.groups
         ],
-        "layers": _layers(network, genes, total),
+        "layers": _layers(network, genes, shares),
         "blocks": [{"name": b.name, "layers": b.layers, "genes": genes.get(b.name, [])} for b in network.blocks],
         "dense": [{"producers": d.name, "channels": d.channels, "reason": d.reason} for d in network.dense],
+        "smallest": reachable(space),
+    }
+    if target is not None:
+        report["target"] = _on_target(layers, total, report["smallest"], target)
+    return report
+
+
+def reachable(space: CompressionSpace) -> dict[str, float]:
+    """The least of each cost that a genome of the space has; of activation memory, that of the narrowest widths."""
+
+    def cost(measure: str, codes: np.ndarray) -> np.ndarray:
+        return costs(space.network, space.phenotypes(codes))[measure]
+
+    narrowest = np.zeros((1, len(space.genes)), dtype=np.int64)
+    peak = costs(space.network, space.phenotypes(narrowest), peak=True)["peak_activation_bytes"]
+    least = {name: smallest(space, lambda codes, name=name: cost(name, codes)) for name in REACHABLE[:2]}  # type: ignore[misc]
+    return {**least, REACHABLE[2]: float(peak[0])}
+
+
+def _genes_by_place(space: CompressionSpace) -> dict[str, list[str]]:
+    genes: dict[str, list[str]] = {}
+    for gene in space.genes:
+        kind, _, place = gene.name.partition(":")
+        genes.setdefault(place, []).append(f"{kind} x{gene.cardinality}")
+    return genes
+
+
+def _shares(load: Load, total: Mapping[str, float]) -> dict[str, float]:
+    """Shares of the whole network's weights and MACs; activations alive while the layer runs relative to the peak."""
+    return {
+        "params_share": load.weights / total["params"],
+        "macs_share": load.macs / total["macs"],
+        "activation_share": load.alive / total["peak_activation_bytes"],
     }
 
 
-def _layers(network: Network, genes: dict[str, list[str]], total: dict[str, float]) -> list[dict[str, Any]]:
-    rows = []
-    for layer in network.layers:
-        weights = layer.in_channels // layer.groups * layer.out_channels * layer.kernel_area
-        rows.append(
-            {
-                "name": layer.name,
-                "shape": f"{layer.in_channels}->{layer.out_channels} {layer.kernel[0]}x{layer.kernel[1]}",
-                "params_share": weights / total["params"],
-                "macs_share": weights * layer.out_positions / total["macs"],
-                "genes": [g for g in genes.get(layer.name, []) if not g.startswith(GROUP_GENES)],
-            }
-        )
-    return rows
+def _together(layers: Iterable[str], shares: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Shares of the layers that narrowing a group acts on: sums, and of activations the largest."""
+    found = [shares[layer] for layer in sorted(layers) if layer in shares]
+    summed = {name: sum(share[name] for share in found) for name in ("params_share", "macs_share")}
+    return {**summed, "activation_share": max((share["activation_share"] for share in found), default=0.0)}
 
 
-def show(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _layers(
+    network: Network, genes: Mapping[str, list[str]], shares: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": layer.name,
+            "shape": f"{layer.in_channels}->{layer.out_channels} {layer.kernel[0]}x{layer.kernel[1]}",
+            **shares[layer.name],
+            "genes": [g for g in genes.get(layer.name, []) if not g.startswith(GROUP_GENES)],
+        }
+        for layer in network.layers
+    ]
 
-    console = Console()
-    total = report["costs"]
-    console.print(
-        f"{report['genes']} genes; {total['params']:,.0f} parameters, {total['macs'] / 1e6:,.2f} M MACs",
-        highlight=False,
-    )
-    layers = Table("layer", "shape", "params", "MACs", "choices")
-    for row in report["layers"]:
-        layers.add_row(
-            row["name"],
-            row["shape"],
-            f"{row['params_share']:.1%}",
-            f"{row['macs_share']:.1%}",
-            ", ".join(row["genes"]) or "-",
-        )
-    groups = Table("channel group", "channels", "choices", "cut together")
-    for row in report["groups"]:
-        groups.add_row(row["name"], str(row["channels"]), ", ".join(row["genes"]) or "-", ", ".join(row["producers"]))
-    console.print(layers, groups)
-    for row in report["blocks"]:
-        console.print(f"block {row['name']} can be skipped", highlight=False)
-    for row in report["dense"]:
-        console.print(f"dense: {row['channels']} channels of {row['producers']}: {row['reason']}", highlight=False)
+
+def _on_target(
+    layers: tuple[Load, ...], total: Mapping[str, float], least: Mapping[str, float], target: Target
+) -> dict[str, Any]:
+    found = find_bottleneck(layers, total, target)
+    return {
+        "device": asdict(target),
+        "needs": [{**asdict(need), "ratio": need.ratio} for need in found.needs],
+        "binding": found.binding,
+        "compute_share": found.compute_share,
+        "objectives": list(found.objectives),
+        "constraints": [
+            {"measure": name, "upper": upper, "smallest": least.get(name)} for name, upper in found.constraints
+        ],
+        "advice": advice(found, least),
+    }
+
+
+def advice(found: Bottleneck, least: Mapping[str, float]) -> list[str]:
+    """Sentences for people, the most important one first."""
+    over = [need for need in found.needs if (need.ratio or 0.0) > 1.0]
+    said = []
+    if found.binding is None:
+        said.append("no limit is stated, so nothing binds: give --flash, --ram or --deadline-ms")
+    elif not over:
+        said.append(f"the uncompressed network fits; {found.binding} is closest to its limit")
+    else:
+        said += [
+            f"{need.resource} binds: {need.ratio:.2f} times what there is; lower {', '.join(need.measures)}"
+            for need in sorted(over, key=lambda need: -(need.ratio or 0.0))
+        ]
+    for measure, upper in found.constraints:
+        if least.get(measure, 0.0) > upper:
+            said.append(
+                f"{measure}<={upper:g} is out of reach of this space, whose smallest network has {least[measure]:g}: "
+                "allow smaller widths, fewer bits or more decomposition in space"
+            )
+    return said

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from search_spaces.network import Layer, Network
+from search_spaces.network import Layer, Network, Step
 from search_spaces.phenotype import METHODS, Phenotypes, _axis
 from search_spaces.plan import FLOAT_BITS
 
@@ -124,7 +124,14 @@ def _layer_parts(network: Network, phenotypes: Phenotypes, index: int) -> Iterat
 
 
 def _peak_bytes(network: Network, phenotypes: Phenotypes, row: int) -> float:
-    """Walk the schedule of one plan; an activation lives from the operation that makes it to the last that reads it."""
+    return float(max((held for _, held in live_bytes(network, phenotypes, row)), default=0))
+
+
+def live_bytes(network: Network, phenotypes: Phenotypes, row: int) -> Iterator[tuple[Step, int]]:
+    """Walk the schedule of one plan: bytes of activations held while each operation runs, for one sample.
+
+    An activation lives from the operation that makes it to the last that reads it.
+    """
     columns = {g.name: int(phenotypes.kept[row, i]) for i, g in enumerate(network.groups)}
     skipped = {b.name for i, b in enumerate(network.blocks) if phenotypes.skipped[row, i]}
     stands_for = {b.output: b.input for b in network.blocks if b.name in skipped}
@@ -135,7 +142,6 @@ def _peak_bytes(network: Network, phenotypes: Phenotypes, row: int) -> float:
     last.update({_resolve(stands_for, i): len(schedule) for i in network.outputs})
     layers = {layer.name: i for i, layer in enumerate(network.layers)}
     live: set[int] = set()
-    peak = 0
     for at, step in enumerate(schedule):
         live |= reads[at]
         dying = {i for i in live if last.get(i, at) <= at}
@@ -144,9 +150,8 @@ def _peak_bytes(network: Network, phenotypes: Phenotypes, row: int) -> float:
             inner = _inner_bytes(network.layers[layers[step.layer]], phenotypes, row, layers[step.layer], columns)
         else:
             inner = []
-        peak = max(peak, _peak_of_step(bytes_of, live, dying, made, inner))
+        yield step, _peak_of_step(bytes_of, live, dying, made, inner)
         live = (live | made) - {i for i in live | made if last.get(i, at) <= at}
-    return float(peak)
 
 
 def _resolve(stands_for: dict[int, int], index: int) -> int:

@@ -33,8 +33,8 @@ ADAPTERS = {
     "plotly": {"evo/figures.py"},
     "matplotlib": {"evo/figures.py"},
     "pydantic": {"evo/config.py", "evo/space_file.py"},
-    "yaml": {"evo/config.py"},
-    "rich": {"evo/front.py", "evo/display.py", "evo/summary.py", "evo/result.py", *TOP},
+    "yaml": {"evo/config.py", "evo/doctor_display.py"},
+    "rich": {"evo/front.py", "evo/display.py", "evo/summary.py", "evo/result.py", "evo/doctor_display.py", *TOP},
     "typer": {"evo/cli.py"},
 }
 HEAVY = ("torch", "ray", "mlflow")
