@@ -4,6 +4,7 @@ from load import load
 model = load("path/of/this/folder")    # a torch.nn.Module in eval mode: normalised images in, logits out
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,28 @@ def unpack(packed: torch.Tensor, bits: int, shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(values - 2 ** (bits - 1)).view(shape)
 
 
-def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """All tensors in float32: a quantised weight is codes * step, one step per output channel."""
+def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The stored tensors, and "bits:shape" of each packed weight. One tensor `packed` is a string of bytes that layout.json
+    beside it cuts into tensors; bytes are in the order of the machine, which is little-endian nearly everywhere."""
     with safe_open(file, "pt") as stored:
         metadata = stored.metadata() or {}
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    if set(tensors) != {"packed"}:
+        return tensors, metadata
+    layout = json.loads(file.with_name("layout.json").read_text())
+    whole = tensors["packed"].numpy()
+    cut = {name: _cut(whole, *place) for name, place in layout["tensors"].items()}
+    return cut, layout["quantised"]
+
+
+def _cut(whole: np.ndarray, dtype: str, shape: list[int], start: int) -> torch.Tensor:
+    count, size = int(np.prod(shape)), np.dtype(dtype).itemsize
+    return torch.from_numpy(whole[start : start + count * size].copy().view(dtype).reshape(shape))
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """All tensors in float32: a quantised weight is codes * step, one step per output channel."""
+    tensors, metadata = read_tensors(file)
     state = {name: tensor for name, tensor in tensors.items() if not name.endswith((".codes", ".step"))}
     for name, spec in metadata.items():
         bits, _, shape = spec.partition(":")

@@ -140,7 +140,7 @@ def test_front_for_people(finished: Path, tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("options", "files"),
     [
-        (["--out", "net"], {"graph.pt2", "weights.safetensors", "load.py", "card.json"}),
+        (["--out", "net"], {"graph.pt2", "weights.safetensors", "layout.json", "load.py", "card.json"}),
         (["--out", "net", "--format", "torch-export"], {"model.pt2", "card.json"}),
         (["--out", "net/small.onnx", "--pick", "macs<=0.9x"], {"small.onnx", "small.card.json"}),
     ],

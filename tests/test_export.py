@@ -21,6 +21,7 @@ from evaluators import count
 from evaluators import export as exporting
 from evaluators.compose import compose, recalibrate
 from evaluators.export import FORMATS, export
+from evaluators.export.subject import Subject, Written
 from evaluators.quantise import bake
 from search_spaces.costs import costs
 from search_spaces.phenotype import of_plan
@@ -118,8 +119,11 @@ def test_an_export_runs_without_this_project(tmp_path: Path, format: str, plan: 
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_packed_weights_are_as_large_as_stated(tmp_path: Path, plan: str) -> None:
     export(tuned(plan), named("digits_cnn").example, tmp_path / "out", "pytorch", {}, PLANS[plan])
-    stored = load_file(tmp_path / "out" / "weights.safetensors")
-    assert sum(t.numel() * t.element_size() for t in stored.values()) == stated(plan)["size_bytes"]
+    file = tmp_path / "out" / "weights.safetensors"
+    size = stated(plan)["size_bytes"]
+    assert load_file(file)["packed"].numel() == size
+    assert size < file.stat().st_size < 1.02 * size  # a header of 80 bytes; this network has 5 to 100 kB
+    assert json.loads((tmp_path / "out" / "card.json").read_text())["weights_file_bytes"] == file.stat().st_size
     # The program beside it holds no weights: as large for 8 bits as for 2.
     assert (tmp_path / "out" / "graph.pt2").stat().st_size < 400_000
 
@@ -141,11 +145,10 @@ def test_nothing_is_overwritten(tmp_path: Path, format: str, name: str) -> None:
 
 
 def test_an_export_that_differs_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(module: nn.Module, baked: nn.Module, images: torch.Tensor, folder: Path, name: str) -> torch.Tensor:
+    def wrong(subject: Subject, folder: Path, name: str) -> Written:
         (folder / "model.pt2").write_text("wrong")
         with torch.no_grad():
-            result: torch.Tensor = baked(images) + 0.5
-        return result
+            return Written(subject.baked(subject.images) + 0.5)
 
     monkeypatch.setitem(exporting.FORMATS, "torch-export", wrong)
     with pytest.raises(ValueError, match="must give the network's outputs"):

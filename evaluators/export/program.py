@@ -1,0 +1,65 @@
+"""torch.export programs: with their weights in one file, or without and the packed weights beside them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from evaluators import standalone_loader
+from evaluators.artifacts import packed_metadata, packed_state
+from evaluators.export.subject import Subject, Written
+
+GRAPH, WEIGHTS, LAYOUT, LOADER = "graph.pt2", "weights.safetensors", "layout.json", "load.py"
+
+
+def write_program(subject: Subject, folder: Path, name: str) -> Written:
+    torch.export.save(program_of(subject.baked, subject.images), folder / name)
+    with torch.no_grad():
+        return Written(torch.export.load(folder / name).module()(subject.images))
+
+
+def write_packed(subject: Subject, folder: Path, name: str) -> Written:
+    """The packed weights are one tensor of bytes, so that the file is as large as `size_bytes` says, but for a header of about
+    80 bytes; where each weight lies is said in layout.json."""
+    program = program_of(subject.baked, subject.images)
+    for key, value in program.state_dict.items():
+        program.state_dict[key] = _husk(value)
+    torch.export.save(program, folder / GRAPH)
+    packed, layout = laid_out(packed_state(subject.module))
+    save_file({"packed": packed}, folder / WEIGHTS)
+    content = {"tensors": layout, "quantised": packed_metadata(subject.module)}
+    (folder / LAYOUT).write_text(json.dumps(content, indent=1))
+    shutil.copyfile(standalone_loader.__file__, folder / LOADER)
+    with torch.no_grad():
+        outputs: Tensor = standalone_loader.load(folder)(subject.images)
+    return Written(outputs, {"weights_file_bytes": (folder / WEIGHTS).stat().st_size})
+
+
+def program_of(baked: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+    """The traced network for any batch size."""
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    with torch.no_grad():
+        return torch.export.export(baked, (images,), dynamic_shapes=({0: batch},))
+
+
+def laid_out(state: dict[str, Tensor]) -> tuple[Tensor, dict[str, list[object]]]:
+    """All tensors as one string of bytes (uint8), and (type, shape, first byte) of each by its name."""
+    layout: dict[str, list[object]] = {}
+    parts, start = [], 0
+    for name, tensor in state.items():
+        as_bytes = tensor.contiguous().flatten().view(torch.uint8)
+        layout[name] = [str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start]
+        parts.append(as_bytes)
+        start += len(as_bytes)
+    return torch.cat(parts), layout
+
+
+def _husk(value: Tensor) -> Tensor:
+    """A tensor of this shape without data, so that the program's file holds no weights."""
+    empty = torch.empty(value.shape, dtype=value.dtype, device="meta")
+    return nn.Parameter(empty, requires_grad=False) if isinstance(value, nn.Parameter) else empty

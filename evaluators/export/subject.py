@@ -1,0 +1,35 @@
+"""What the writer of a format is given and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A tuned network in two forms on the CPU: `module` with its quantisers, `baked` with plain layers, both in eval mode.
+
+    images (N, ...): an example input of at least two samples. calibration: batches from which ranges are taken that the search
+    did not set.
+    """
+
+    module: nn.Module
+    baked: nn.Module
+    images: Tensor
+    calibration: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the file gave for the subject's images when it was loaded again, and what its card must say of it."""
+
+    outputs: Tensor
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+Writer = Callable[[Subject, Path, str], Written]  # writes into a folder, for single files under this name

@@ -1,0 +1,117 @@
+"""Export a finished network so that it runs without this project, and check the export before it is trusted."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.export.onnx_file import write_onnx
+from evaluators.export.program import write_packed, write_program
+from evaluators.export.subject import Subject, Writer, Written
+from evaluators.quantise import activation_quantisers, bake
+from search_spaces.plan import CompressionPlan
+
+# Mean difference of logits between the searched network and its export, relative to their spread. Other kernels add in another
+# order; where activations are rounded, a last-bit difference can move an activation by a whole step.
+TOLERANCE = 1e-4
+TOLERANCE_ROUNDED = 5e-2
+CARD = "card.json"
+FORMATS: dict[str, Writer] = {"pytorch": write_packed, "torch-export": write_program, "onnx": write_onnx}
+FORMATS_BY_ENDING = {".pt2": "torch-export", ".onnx": "onnx"}
+DEFAULT_NAMES = {"pytorch": "", "torch-export": "model.pt2", "onnx": "model.onnx"}
+
+
+def export(
+    module: nn.Module,
+    example: Tensor,
+    out: Path,
+    format: str,
+    facts: Mapping[str, Any],
+    plan: CompressionPlan,
+    calibration: Sequence[Tensor] = (),
+) -> Path:
+    """Write `module` (tuned, not yet baked) to `out`: a folder, or for torch-export and onnx also a file of that ending.
+
+    pytorch: a folder with the packed weights (as large as `size_bytes` says), a weightless program and a loader of 40 lines that
+    needs only torch, numpy and safetensors. torch-export: model.pt2. onnx: model.onnx, opset 20, activation rounding as plain
+    operators. Each is loaded again and compared with the network; card.json (NAME.card.json beside a single file)
+    tells plan, measures and how it was checked.
+    Raises ValueError when `out` exists already or the export differs from the network.
+    """
+    require_free(out, format)
+    folder, name = _target(out, format)
+    subject = _subject(module, example, calibration)
+    place = folder if name else folder.parent
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix="partial-") as made:  # a refused export leaves nothing behind
+        notes = _written(subject, Path(made), format, name or DEFAULT_NAMES[format])
+        card = {
+            "format": format,
+            **facts,
+            "plan": json.loads(plan.to_json()),
+            "input": list(subject.images.shape[1:]),
+            **notes,
+            "torch": str(torch.__version__),
+        }
+        (Path(made) / (f"{Path(name).stem}.{CARD}" if name else CARD)).write_text(json.dumps(card, indent=2))
+        folder.mkdir(exist_ok=True)
+        for file in sorted(Path(made).iterdir()):
+            os.replace(file, folder / file.name)
+    return folder / (name or "") if name else folder
+
+
+def _subject(module: nn.Module, example: Tensor, calibration: Sequence[Tensor]) -> Subject:
+    tuned = copy.deepcopy(module).cpu().eval()
+    images = example.cpu().repeat(2, *[1] * (example.dim() - 1))
+    given = tuple(batch.cpu() for batch in calibration)
+    return Subject(tuned, bake(copy.deepcopy(tuned)), images, given or (images,))
+
+
+def _written(subject: Subject, folder: Path, format: str, name: str) -> dict[str, Any]:
+    """Write, load again and compare; what the card says of it, with the mean difference of outputs relative to their spread."""
+    with torch.no_grad():
+        expected = subject.baked(subject.images)
+    written = _loaded_again(subject, folder, format, name)
+    difference = float((written.outputs - expected).abs().mean() / expected.std().clamp_min(1e-9))
+    tolerance = TOLERANCE_ROUNDED if activation_quantisers(subject.baked) else TOLERANCE
+    if not difference <= tolerance:
+        raise ValueError(
+            f"an export must give the network's outputs to {tolerance:g}, but got a mean difference of {difference:.2g} of their "
+            "spread; use another format"
+        )
+    return {"mean_relative_output_difference": difference, "tolerance": tolerance, **written.notes}
+
+
+def _loaded_again(subject: Subject, folder: Path, format: str, name: str) -> Written:
+    try:
+        return FORMATS[format](subject, folder, name)
+    except Exception as error:  # torch's exporters raise whatever their many passes raise
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ValueError(
+            f"the network must be exportable as {format}, but got {type(error).__name__}: {reason}; use another format"
+        ) from error
+
+
+def require_free(out: Path, format: str) -> None:
+    """Raise ValueError where an export to `out` would overwrite something."""
+    folder, name = _target(out, format)
+    taken = folder / name if name else folder
+    if taken.exists() and (taken.is_file() or any(taken.iterdir())):
+        raise ValueError(
+            f"an export must not overwrite anything, but got --out {taken}, which exists; choose another path"
+        )
+
+
+def _target(out: Path, format: str) -> tuple[Path, str]:
+    """(folder, file name) where `out` names a file of the format's ending, else (out, "")."""
+    if FORMATS_BY_ENDING.get(out.suffix) == format:
+        return out.parent, out.name
+    return out, ""
