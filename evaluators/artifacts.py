@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from evaluators.quantise import ActivationQuantiser, QuantisedLayer, codes_of, weight_range
+from evo.verification import CONTENT_SHA256
 from search_spaces.plan import CompressionPlan
 
 
@@ -25,12 +27,19 @@ def save_tuned(folder: Path, name: str, module: nn.Module) -> None:
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """One safetensors file, put in place whole."""
+    """One safetensors file, put in place whole, with a checksum of its tensors in the metadata."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    save_file(own, partial, dict(metadata or {}))
+    save_file(own, partial, {**(metadata or {}), CONTENT_SHA256: _content_sha256(own)})
     os.replace(partial, file)
+
+
+def _content_sha256(tensors: Mapping[str, Tensor]) -> str:
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        content.update(tensors[name].flatten().view(torch.uint8).numpy() if tensors[name].numel() else b"")
+    return content.hexdigest()
 
 
 def load_tuned(folder: Path, name: str, module: nn.Module) -> bool:

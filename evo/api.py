@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ from evo.checks import GIVEN
 from evo.config import Config, parse, validate
 from evo.display import NoDisplay, display
 from evo.final import genome_of, keep_baseline, measure_finals
+from evo.folder import Folder
 from evo.front import FrontPoint
 from evo.inputs import Given
 from evo.keeping import KeepFront, KeepTracking, tracked_run
+from evo.lease import Lease
 from evo.loop import run_search
 from evo.manifest import RunInfo
 from evo.observers import SearchObserver
@@ -109,8 +111,10 @@ def run_config(
     RunDirectory.require_empty(run_dir)
     listeners.note(f"loading {config.model.factory} and {config.data.factory}")
     study = build_study(config, None, given)
-    run = RunDirectory.create(run_dir, config.to_yaml(), _info(study, config, study.baseline))
-    return _run(run, study, address, listeners, given)
+    with Lease(Folder.at(run_dir), run_dir, listeners.note) as lease:
+        info = _info(study, config, study.baseline)
+        run = RunDirectory.create(run_dir, config.to_yaml(), info, lease.require)
+        return _run(run, study, address, listeners, given)
 
 
 def resume(
@@ -126,12 +130,14 @@ def resume(
     check_names(config)
     require_same_search(parse(run.config), config)
     _check_given(config, given, str(run_dir), "evo.resume")
-    run.latest()
-    listeners.note(f"loading {config.model.factory} and {config.data.factory}")
-    study = build_study(config, run.local, given)
-    run.info.require_same(_info(study, config, run.info.baseline))
-    run.write("config.yaml", config.to_yaml().encode())
-    return _run(run, study, address, listeners, given)
+    with Lease(run.folder, run.uri, listeners.note) as lease:
+        run = replace(run, guard=lease.require)
+        run.latest()
+        listeners.note(f"loading {config.model.factory} and {config.data.factory}")
+        study = build_study(config, run.local, given)
+        run.info.require_same(_info(study, config, run.info.baseline))
+        run.write("config.yaml", config.to_yaml().encode())
+        return _run(run, study, address, listeners, given)
 
 
 def _info(study: Study, config: Config, baseline: Mapping[str, float]) -> RunInfo:

@@ -106,6 +106,28 @@ def front(
 
 
 @app.command()
+def verify(
+    run_dir: Annotated[str, RUN_DIR],
+    as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
+) -> None:
+    """Read every file of a search and say which are damaged; exit code 2 where one is.
+
+    Example: evo verify runs/demo
+    """
+    from evo.verification import verify as check
+
+    report = check(run_dir)
+    if as_json:
+        print(json.dumps({"run_dir": report.run_dir, "checked": report.checked, "faults": report.faults}, indent=2))
+    else:
+        for fault in report.faults:
+            _say(f"error: {fault}")
+        typer.echo(f"{run_dir}: {', '.join(f'{n} {kind}' for kind, n in report.checked.items())} checked")
+    if report.faults:
+        raise SystemExit(2)
+
+
+@app.command()
 def export(
     run_dir: Annotated[str, RUN_DIR],
     out: Annotated[Path, typer.Option(help="new folder, or a file ending in .onnx or .pt2")],

@@ -78,4 +78,7 @@ class Manifest:
     def from_json(cls, data: bytes) -> Manifest:
         """Raises ValueError, TypeError or KeyError where the bytes are not a whole manifest."""
         raw = json.loads(data)
+        outside = [f["name"] for f in raw["files"] if f["name"].startswith("/") or ".." in f["name"].split("/")]
+        if outside:
+            raise ValueError(f"it names {outside[0]}, which is outside the run directory")
         return cls(int(raw["rounds"]), float(raw["seconds"]), tuple(StoredFile(**entry) for entry in raw["files"]))

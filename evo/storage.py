@@ -17,8 +17,8 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,16 +37,18 @@ _NUMBERED = re.compile(r"(?:evaluations/)?(state|manifest|pending)-(\d+)[-.]")
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """One search on disk or in an object store. Only one process writes to it at a time; any number may read."""
+    """One search on disk or in an object store. Only one process writes to it at a time, the holder of its lease, which
+    `guard` asserts before every write; any number may read."""
 
     folder: Folder
     uri: str
+    guard: Callable[[], None] = field(default=lambda: None, compare=False)
 
     @classmethod
-    def create(cls, uri: str, config: str, info: RunInfo) -> RunDirectory:
+    def create(cls, uri: str, config: str, info: RunInfo, guard: Callable[[], None] = lambda: None) -> RunDirectory:
         """Start a run in a new or empty folder. Raises ValueError where there is something in it already."""
         cls.require_empty(uri)
-        run = cls(Folder.at(uri), uri)
+        run = cls(Folder.at(uri), uri, guard)
         run.write("config.yaml", config.encode())
         run.write("run.json", info.to_json())
         return run
@@ -62,9 +64,9 @@ class RunDirectory:
             )
 
     @classmethod
-    def open(cls, uri: str) -> RunDirectory:
+    def open(cls, uri: str, guard: Callable[[], None] = lambda: None) -> RunDirectory:
         """An existing run. Raises ValueError where the folder is none."""
-        run = cls(Folder.at(uri), uri)
+        run = cls(Folder.at(uri), uri, guard)
         if "run.json" not in run.folder.names():
             raise ValueError(f"a run directory must hold a run.json, but got {uri} without; check the path")
         return run
@@ -104,6 +106,7 @@ class RunDirectory:
             ) from error
 
     def _put(self, name: str, data: bytes) -> StoredFile:
+        self.guard()
         self.folder.write(name, data)
         return StoredFile.of(name, data)
 
@@ -150,9 +153,9 @@ class RunDirectory:
         Warns where it had to fall back to an older one. Raises StorageError where none is intact.
         """
         names = [n for n in self.folder.names() if n.startswith("manifest-") and n.endswith(".json")]
-        fault = ""
+        fault, known = "", dict[str, str]()
         for name in sorted(names, reverse=True):
-            manifest, damage = self._verified(name)
+            manifest, damage = self.verified(name, known)
             if manifest is not None:
                 if fault:
                     message = f"{fault} in {self.uri}; falling back to the commit of round {manifest.rounds}"
@@ -166,13 +169,18 @@ class RunDirectory:
             )
         return Manifest()
 
-    def _verified(self, name: str) -> tuple[Manifest | None, str]:
+    def verified(self, name: str, known: dict[str, str]) -> tuple[Manifest | None, str]:
+        """A manifest whose files are all intact, or None and what is wrong. `known` remembers the files read before."""
         try:
             manifest = Manifest.from_json(self.folder.read(name))
         except (OSError, ValueError, TypeError, KeyError) as error:
             return None, f"{name} is damaged ({_first_line(error)})"
-        damage = next(filter(None, map(self._damage, manifest.files)), "")
-        return (None, damage) if damage else (manifest, "")
+        for file in manifest.files:
+            if file.name not in known:
+                known[file.name] = self._damage(file)
+            if known[file.name]:
+                return None, known[file.name]
+        return manifest, ""
 
     def _damage(self, file: StoredFile) -> str:
         try:

@@ -19,7 +19,7 @@ from evo.candidates import Evaluation
 from evo.storage import RunDirectory
 from search_spaces.plan import CompressionPlan
 
-COMMANDS = ("search", "resume", "front", "export", "doctor", "list", "submit")
+COMMANDS = ("search", "resume", "front", "export", "doctor", "list", "submit", "verify")
 
 
 @pytest.fixture(scope="module")
