@@ -38,7 +38,7 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 def _content_sha256(tensors: Mapping[str, Tensor]) -> str:
     content = hashlib.sha256()
     for name in sorted(tensors):
-        content.update(tensors[name].flatten().view(torch.uint8).numpy() if tensors[name].numel() else b"")
+        content.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes() if tensors[name].numel() else b"")
     return content.hexdigest()
 
 
