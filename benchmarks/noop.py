@@ -1,0 +1,86 @@
+"""Evaluations that cost nothing or a fixed time, so that only orchestration is left to measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from evo.candidates import Request
+from evo.problem import Objective, Problem
+from search_spaces.genome import Genome
+from search_spaces.plan import Bits, CompressionPlan
+
+MEASURES = ("first", "second", "third")
+
+
+@dataclass(frozen=True)
+class CodeSpace:
+    """Weight bit-widths of `genes` layers, every combination legal: a space whose own work is next to nothing."""
+
+    genes: int = 40
+    alleles: int = 7
+    _records: tuple[tuple[Bits, ...], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        records = tuple(tuple(Bits(n, 2 + a) for a in range(self.alleles)) for n in self.names)
+        object.__setattr__(self, "_records", records)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"layer{i}" for i in range(self.genes))
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        return (self.alleles,) * self.genes
+
+    @property
+    def ordinal(self) -> tuple[bool, ...]:
+        return (True,) * self.genes
+
+    @property
+    def digest(self) -> str:
+        return f"codes-{self.genes}-{self.alleles}"
+
+    def sample(self, rng: np.random.Generator) -> Genome:
+        return tuple(rng.integers(0, self.alleles, self.genes).tolist())
+
+    def anchors(self) -> tuple[Genome, ...]:
+        return ((self.alleles - 1,) * self.genes,)
+
+    def validate(self, genome: Sequence[int]) -> None:
+        if len(genome) != self.genes or not all(0 <= code < self.alleles for code in genome):
+            raise ValueError(f"a genome must have {self.genes} alleles below {self.alleles}, but got {genome}; repair it")
+
+    def repair(self, genome: Sequence[int]) -> Genome:
+        return tuple(genome)
+
+    def decode(self, genome: Genome) -> CompressionPlan:
+        return CompressionPlan(bits=tuple(row[allele] for row, allele in zip(self._records, genome, strict=True)))
+
+
+@dataclass(frozen=True)
+class Sleeper:
+    """Three numbers that depend on the seed alone, after `seconds` of sleep."""
+
+    seconds: float = 0.0
+
+    def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
+        if self.seconds:
+            time.sleep(self.seconds)
+        return measures(seed)
+
+
+def measures(seed: int) -> dict[str, float]:
+    return dict(zip(MEASURES, (seed % 997 / 997, seed // 997 % 991 / 991, seed // 988_027 % 983 / 983), strict=True))
+
+
+def problem(space: CodeSpace) -> Problem:
+    return Problem(space, tuple(map(Objective, MEASURES)), reference=(1.0,) * len(MEASURES))
+
+
+def requests(space: CodeSpace, count: int, start: int = 0) -> list[Request]:
+    rng = np.random.default_rng(start)
+    return [Request(f"{start + i}@step2", space.decode(space.sample(rng)), "step2", start + i) for i in range(count)]
