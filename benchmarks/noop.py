@@ -52,7 +52,9 @@ class CodeSpace:
 
     def validate(self, genome: Sequence[int]) -> None:
         if len(genome) != self.genes or not all(0 <= code < self.alleles for code in genome):
-            raise ValueError(f"a genome must have {self.genes} alleles below {self.alleles}, but got {genome}; repair it")
+            raise ValueError(
+                f"a genome must have {self.genes} alleles below {self.alleles}, but got {genome}; repair it"
+            )
 
     def repair(self, genome: Sequence[int]) -> Genome:
         return tuple(genome)
