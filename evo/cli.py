@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from evo import cli_looking
+from evo.cli_options import ADDRESS, CONFIG, JSON, PICK, QUIET, RUN_DIR, SET, console_for_output, say
 from evo.errors import USER_ERRORS, sentence
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from evo.api import Listeners
     from evo.result import Result
 
@@ -29,13 +29,6 @@ app = typer.Typer(
     help="Search how to prune, quantise and decompose a trained PyTorch network, and get a Pareto front of smaller ones.",
     epilog="Start with: evo search configs/demo_digits.yaml",
 )
-
-CONFIG = typer.Argument(metavar="CONFIG", help="YAML file; see configs/ for commented examples", show_default=False)
-RUN_DIR = typer.Argument(metavar="RUN_DIR", help="directory of a search", show_default=False)
-SET = typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set budget.generations=5 (repeatable)")
-ADDRESS = typer.Option(help="a running Ray cluster, e.g. auto or ray://head:10001; without it one is started here")
-QUIET = typer.Option("--quiet", "-q", help="no progress display")
-JSON = typer.Option("--json", help="print the front as JSON on standard output")
 
 
 @app.command()
@@ -121,17 +114,20 @@ def verify(
         print(json.dumps({"run_dir": report.run_dir, "checked": report.checked, "faults": report.faults}, indent=2))
     else:
         for fault in report.faults:
-            _say(f"error: {fault}")
+            say(f"error: {fault}")
         typer.echo(f"{run_dir}: {', '.join(f'{n} {kind}' for kind, n in report.checked.items())} checked")
     if report.faults:
         raise SystemExit(2)
+
+
+app.command()(cli_looking.explain)
 
 
 @app.command()
 def export(
     run_dir: Annotated[str, RUN_DIR],
     out: Annotated[Path, typer.Option(help="new folder, or a file ending in .onnx or .pt2")],
-    pick: Annotated[str, typer.Option(help='an id, "knee", or limits such as "macs<=0.5x,top1_error<=0.09"')] = "knee",
+    pick: Annotated[str, PICK] = "knee",
     format_: Annotated[str | None, typer.Option("--format", help="pytorch, torch-export or onnx")] = None,
 ) -> None:
     """Write one network of the front as files that need nothing of this project.
@@ -142,7 +138,7 @@ def export(
 
     choice = load(run_dir).pick(pick)
     written = choice.export(out, format_)
-    _say(f"{choice.point.candidate_id} ({choice.point.summary}) is in {written}")
+    say(f"{choice.point.candidate_id} ({choice.point.summary}) is in {written}")
 
 
 @app.command()
@@ -169,7 +165,7 @@ def doctor(
     from evo.doctor_display import show
 
     report = examine(loaded, target)
-    print(json.dumps(report, indent=2)) if as_json else show(report, _console())
+    print(json.dumps(report, indent=2)) if as_json else show(report, console_for_output())
 
 
 @app.command(name="list")
@@ -217,23 +213,13 @@ def _listeners(quiet: bool) -> Listeners:
     from evo.api import Listeners
     from evo.display import display
 
-    return Listeners(display(quiet), (lambda text: None) if quiet else _say)
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 140)
+    return Listeners(display(quiet), (lambda text: None) if quiet else say)
 
 
 def _show(result: Result) -> None:
     from evo.summary import finals_table, shown_front, trust
 
-    console = _console()
+    console = console_for_output()
     console.print(shown_front(result))
     finals = finals_table(result)
     if finals is not None:
@@ -247,10 +233,10 @@ def _report(result: Result, as_json: bool) -> None:
         return
     _show(result)
     tracking = result.config.tracking
-    _say(f"plot: {result.run_dir}/figures/front.html and front.png")
+    say(f"plot: {result.run_dir}/figures/front.html and front.png")
     if tracking.tracker == "mlflow":
-        _say(f"look at it in MLflow: mlflow ui --backend-store-uri {tracking.uri}")
-    _say(f"take one out: evo export {result.run_dir} --pick knee --format onnx --out exported")
+        say(f"look at it in MLflow: mlflow ui --backend-store-uri {tracking.uri}")
+    say(f"take one out: evo export {result.run_dir} --pick knee --format onnx --out exported")
 
 
 def fail(error: BaseException) -> NoReturn:

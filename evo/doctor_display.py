@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from evo.explain_display import share_bar
 from evo.front import format_measure
 
 BAR = 6  # characters of a share of 1
@@ -33,12 +34,6 @@ def show(report: dict[str, Any], console: Console) -> None:
             "what binds on your device: evo doctor CONFIG --flash 1MB --ram 256KB --macs-per-s 200M --bandwidth 100MB",
             highlight=False,
         )
-
-
-def share_bar(share: float, width: int = BAR) -> str:
-    """A share of 0 to 1 as a bar of eighths of a character."""
-    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
-    return "█" * (eighths // 8) + ("" if eighths % 8 == 0 else " ▏▎▍▌▋▊▉"[eighths % 8])
 
 
 def _layers(rows: list[dict[str, Any]]) -> Table:
@@ -74,14 +69,14 @@ def _table(*columns: str, title: str | None = None) -> Table:
 
 
 def _share(value: float) -> str:
-    return f"{value:6.1%} {share_bar(value)}"
+    return f"{value:6.1%} {share_bar(value, BAR)}"
 
 
 def _show_target(target: dict[str, Any], console: Console) -> None:
     table = _table("resource", "uncompressed", "available", "used", title="On the target")
     for need in target["needs"]:
         available = "-" if need["available"] is None else _amount(need["available"], need["unit"])
-        used = "-" if need["ratio"] is None else f"{need['ratio']:.2f}x {share_bar(need['ratio'])}"
+        used = "-" if need["ratio"] is None else f"{need['ratio']:.2f}x {share_bar(need['ratio'], BAR)}"
         table.add_row(need["resource"], _amount(need["needed"], need["unit"]), available, used)
     console.print(table)
     if target["compute_share"] is not None:

@@ -26,10 +26,15 @@ def write_outputs(run: RunDirectory, result: Result) -> None:
 
 def write_plot(result: Result, file: Path) -> None:
     """One plot of the front: .html or .png by the file's ending."""
-    if file.suffix not in (".html", ".png"):
-        raise ValueError(f"a plot must end in .html or .png, but got {str(file)!r}; rename it")
+    require_ending(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".html":
         file.write_text(front_html(result.front, result.baseline, result.config.name))
     else:
         front_png(result.front, result.baseline, str(file))
+
+
+def require_ending(file: Path) -> None:
+    """Raise ValueError unless a plot can be written in the format of the file's ending."""
+    if file.suffix not in (".html", ".png"):
+        raise ValueError(f"a plot must end in .html or .png, but got {str(file)!r}; rename it")

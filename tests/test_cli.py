@@ -16,10 +16,11 @@ from small_run import evo, set_options, settings, write_config
 
 from evaluators.models.small import digits_cnn
 from evo.candidates import Evaluation
+from evo.cli import app
 from evo.storage import RunDirectory
 from search_spaces.plan import CompressionPlan
 
-COMMANDS = ("search", "resume", "front", "export", "doctor", "list", "submit", "verify")
+COMMANDS = [str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback]
 
 
 @pytest.fixture(scope="module")
