@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from evaluators.quantise import ActivationQuantiser, QuantisedLayer, codes_of, weight_range
+from evaluators.codebooks import SMALLEST
+from evaluators.quantise import ActivationQuantiser, QuantisedLayer, WeightQuantiser
 from evo.verification import CONTENT_SHA256
 from search_spaces.plan import CompressionPlan
 
@@ -53,8 +56,8 @@ def load_tuned(folder: Path, name: str, module: nn.Module) -> bool:
 def packed_state(module: nn.Module) -> dict[str, Tensor]:
     """Everything inference needs, at the size that `size_bytes` states: codes packed bit by bit, the rest in float32.
 
-    Names are those of the baked module. A quantised weight `a.weight` becomes `a.weight.codes` (uint8, packed) and
-    `a.weight.step` (float32 per output channel); its shape and bit-width belong into the file's metadata (see `packed_metadata`).
+    Names are those of the baked module. A quantised weight `a.weight` becomes `a.weight.codes` (uint8, packed) and, in float32,
+    `.step`, `.offset` and `.table` as its codebook has them; its form belongs into the file's metadata (see `packed_metadata`).
     """
     state: dict[str, Tensor] = {}
     for name, child in _leaves(module):
@@ -66,18 +69,24 @@ def packed_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def packed_metadata(module: nn.Module) -> dict[str, str]:
-    """For every packed weight: bits and shape, e.g. {"a.weight": "4:16,16,3,3"}."""
-    quantised = [(n, m) for n, m in _leaves(module) if isinstance(m, QuantisedLayer) and m.step is not None]
+    """For every packed weight its form as JSON: bits, codebook, group and shape."""
+    quantised = [(n, m) for n, m in _leaves(module) if isinstance(m, QuantisedLayer) and m.quantiser is not None]
+    return {f"{_inner(n, m)}.weight": json.dumps(_form(m)) for n, m in quantised}
+
+
+def _form(layer: QuantisedLayer) -> dict[str, Any]:
+    bits = layer.bits
     return {
-        f"{_inner(n, m)}.weight": f"{m.weight_bits}:{','.join(map(str, m.layer.weight.shape))}" for n, m in quantised
+        "bits": bits.weight,
+        "codebook": bits.codebook,
+        "group": bits.group,
+        "shape": list(layer.layer.weight.shape),
     }
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Codes of a symmetric quantiser as a dense bit string, 8 to a byte: uint8 of ceil(n * bits / 8)."""
-    low, _ = weight_range(bits)
-    shifted = (codes.flatten().to(torch.int16) - low).numpy().astype(np.uint8)
-    as_bits = np.unpackbits(shifted[:, None], axis=1)[:, 8 - bits :]
+    """Codes 0..2^bits - 1 (uint8) as a dense bit string, 8 bits to a byte: uint8 of ceil(n * bits / 8)."""
+    as_bits = np.unpackbits(codes.flatten().numpy()[:, None], axis=1)[:, 8 - bits :]
     return torch.from_numpy(np.packbits(as_bits.reshape(-1)))
 
 
@@ -99,17 +108,26 @@ def _inner(name: str, layer: QuantisedLayer) -> str:
 def _packed_layer(name: str, layer: QuantisedLayer) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     inner = _inner(name, layer)
-    if layer.step is None:
+    if layer.quantiser is None:
         state[f"{inner}.weight"] = layer.layer.weight.detach().cpu().float().contiguous()
     else:
-        codes, step = codes_of(layer)
-        state[f"{inner}.weight.codes"] = pack(codes.cpu(), layer.weight_bits)
-        state[f"{inner}.weight.step"] = step.detach().cpu().float().flatten().contiguous()
+        state.update(_packed_weight(f"{inner}.weight", layer.quantiser, layer.layer.weight))
     if layer.layer.bias is not None:
         state[f"{inner}.bias"] = layer.layer.bias.detach().cpu().float()
     if isinstance(layer.input, ActivationQuantiser):
         state[f"{name}.input.scale"] = layer.input.scale.detach().cpu().float().clone()
         state[f"{name}.input.zero"] = layer.input.zero.detach().cpu().float().clone()
+    return state
+
+
+def _packed_weight(name: str, quantiser: WeightQuantiser, weight: Tensor) -> dict[str, Tensor]:
+    state = {f"{name}.codes": pack(quantiser.codes(weight).cpu(), quantiser.bits.weight)}
+    if quantiser.table is not None:
+        state[f"{name}.table"] = quantiser.table.detach().cpu().sort().values
+    if quantiser.step is not None:
+        state[f"{name}.step"] = quantiser.step.detach().abs().clamp_min(SMALLEST).cpu().flatten().contiguous()
+    if quantiser.offset is not None:
+        state[f"{name}.offset"] = quantiser.offset.detach().cpu().flatten().contiguous()
     return state
 
 

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from evaluators.channels import Trace
+from evaluators.channels import Trace, kept_index
 from evaluators.factorise import FACTORISERS
+from evaluators.moments import InputMoments
 from evaluators.quantise import activation_quantisers, quantise_layer
 from evaluators.saliency import Ranking
 from evaluators.slicing import slice_channels
 from search_spaces.phenotype import of_plan
-from search_spaces.plan import CompressionPlan
+from search_spaces.plan import Bits, CompressionPlan
 
 
-def compose(model: nn.Module, trace: Trace, ranking: Ranking, plan: CompressionPlan) -> nn.Module:
-    """A new, physically smaller and trainable module; the model is left as it was. Raises ValueError if the plan does not fit."""
+def compose(
+    model: nn.Module,
+    trace: Trace,
+    ranking: Ranking,
+    plan: CompressionPlan,
+    moments: Mapping[str, InputMoments] | None = None,
+) -> nn.Module:
+    """A new, physically smaller and trainable module; the model is left as it was. `moments` are those of the model's layers
+    named by `data_aware_layers`. Raises ValueError if the plan does not fit, or needs moments that are not given."""
     of_plan(trace.network, plan)
     smaller = copy.deepcopy(model).requires_grad_(True)
-    slice_channels(smaller, trace, kept_units(ranking, plan))
+    kept = kept_units(ranking, plan)
+    inputs = kept_moments(trace, plan, kept, moments or {})
+    slice_channels(smaller, trace, kept)
     for skip in plan.skips:
         replace(smaller, skip.block, nn.Identity())
     skipped = tuple(f"{skip.block}." for skip in plan.skips)
@@ -31,8 +41,41 @@ def compose(model: nn.Module, trace: Trace, ranking: Ranking, plan: CompressionP
             replace(smaller, factor.layer, FACTORISERS[factor.method](layer, factor.ranks))
     for bits in plan.bits:
         if not bits.layer.startswith(skipped):
-            replace(smaller, bits.layer, quantise_layer(smaller.get_submodule(bits.layer), bits))
+            layer = smaller.get_submodule(bits.layer)
+            replace(smaller, bits.layer, quantise_layer(layer, bits, inputs.get(bits.layer)))
     return smaller
+
+
+def data_aware_layers(plan: CompressionPlan) -> tuple[str, ...]:
+    """Layers for which `compose` needs the moments of their inputs."""
+    factorised = {factor.layer for factor in plan.factors}
+    rounded = [b.layer for b in plan.bits if b.rounding != Bits.rounding and b.layer not in factorised]
+    return tuple(dict.fromkeys(rounded))
+
+
+def kept_moments(
+    trace: Trace, plan: CompressionPlan, kept: Mapping[str, Sequence[int]], moments: Mapping[str, InputMoments]
+) -> dict[str, InputMoments]:
+    """Moments of the inputs that pruning leaves, for every layer that the plan treats with regard to its inputs."""
+    wanted = data_aware_layers(plan)
+    missing = [layer for layer in wanted if layer not in moments]
+    if missing:
+        raise ValueError(
+            f"a data-aware plan must come with the moments of its layers' inputs, but got none for {missing[0]}; "
+            "collect them with evaluators.moments.collect_moments"
+        )
+    return {layer: moments[layer].kept(kept_columns(trace, layer, kept)) for layer in wanted}
+
+
+def kept_columns(trace: Trace, layer: str, kept: Mapping[str, Sequence[int]]) -> list[int]:
+    """Columns of the layer's weight matrix (outputs, fan-in) that remain."""
+    numbers = {group.name: i for i, group in enumerate(trace.network.groups)}
+    of = trace.network.layer(layer)
+    maps = [m for m in trace.maps_of(f"{layer}.weight") if m.dim == 1]
+    fan_in = 1 if of.depthwise else of.in_channels // of.groups
+    chosen = {numbers[name]: units for name, units in kept.items()}
+    channels = kept_index(maps[0], chosen) if maps else list(range(fan_in))
+    return [channel * of.kernel_area + place for channel in channels for place in range(of.kernel_area)]
 
 
 def kept_units(ranking: Ranking, plan: CompressionPlan) -> dict[str, Sequence[int]]:

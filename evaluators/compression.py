@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from evaluators import count
 from evaluators.artifacts import load_tuned, save_tuned, tuned_name
 from evaluators.channels import Trace
-from evaluators.compose import compose, recalibrate
+from evaluators.compose import compose, data_aware_layers, recalibrate
 from evaluators.data import Images, Splits
+from evaluators.moments import InputMoments, collect_moments
 from evaluators.quantise import bake
 from evaluators.recovery import Budget, classify, tune
 from evaluators.saliency import Ranking
@@ -27,6 +28,7 @@ MEASURES = ("top1_error", "cross_entropy", "params", "macs", "bops", "size_bytes
 
 
 CALIBRATION_BATCH = 128
+MOMENT_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class CompressionEvaluator:
     device: torch.device
     artifacts: Path | None = None
     progress: Callable[[float], None] | None = None
+    _known: dict[str, InputMoments] = field(default_factory=dict, repr=False, compare=False)
 
     def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
         options = self.steps[step]
@@ -97,7 +100,8 @@ class CompressionEvaluator:
     def realise(self, plan: CompressionPlan, step: str, seed: int) -> nn.Module:
         """The tuned network of a plan at a step: from the kept weights where there are any, else made again, equally."""
         options = self.steps[step]
-        module = compose(self.teacher, self.trace, self.ranking, plan).to(self.device)
+        moments = self._moments(plan)
+        module = compose(self.teacher, self.trace, self.ranking, plan, moments).to(self.device)
         name = tuned_name(plan, step, seed)
         if self.artifacts is not None and load_tuned(self.artifacts, name, module):
             return module.eval()
@@ -110,6 +114,14 @@ class CompressionEvaluator:
         if options.save and self.artifacts is not None:
             save_tuned(self.artifacts, name, module)
         return module
+
+    def _moments(self, plan: CompressionPlan) -> Mapping[str, InputMoments]:
+        """Those of the uncompressed network; collected when a plan first needs them, and the same whichever plan that is."""
+        missing = [layer for layer in data_aware_layers(plan) if layer not in self._known]
+        if missing:
+            batches = self.splits.calibration_batches(MOMENT_IMAGES, CALIBRATION_BATCH, self.device)
+            self._known.update(collect_moments(self.teacher, missing, batches))
+        return self._known
 
     def validation(self, options: StepOptions) -> Images:
         return self.splits.validation.head(options.validation) if options.validation else self.splits.validation

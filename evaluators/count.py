@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evaluators.modes import in_eval_mode
+from evaluators.quantise import LEARNED
 
 
 def parameters(model: nn.Module) -> int:
-    """Weights, biases and normalisation parameters; step sizes of quantisers are storage, not parameters."""
-    return sum(p.numel() for name, p in model.named_parameters() if not name.endswith(".step"))
+    """Weights, biases and normalisation parameters; what quantisers learn is storage, not parameters."""
+    return sum(p.numel() for name, p in model.named_parameters() if not name.endswith(LEARNED))
 
 
 def macs(model: nn.Module, example: Tensor) -> int:

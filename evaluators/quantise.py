@@ -1,7 +1,8 @@
-"""Uniform quantisation of weights (symmetric, one step size per output channel) and of input activations (affine, per tensor).
+"""Quantisation of weights (any codebook of `search_spaces.codebooks`) and of input activations (affine, per tensor).
 
-While a network is tuned, the straight-through estimator passes gradients through the rounding and step sizes are learned
-(Esser et al. 2020, LSQ, eq. 3 and 5). `bake` then leaves plain torch layers whose weights lie in the codebook.
+While a network is tuned, the straight-through estimator passes gradients through the rounding, and step sizes, offsets and
+tables are learned (Esser et al. 2020, LSQ, eq. 3 and 5; offsets as in Bhalgat et al. 2020, LSQ+). `bake` then leaves plain
+torch layers whose weights lie in the codebook.
 """
 
 from __future__ import annotations
@@ -13,71 +14,153 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluators.codebooks import (
+    FIXED,
+    SMALLEST,
+    Levels,
+    Table,
+    fit_affine,
+    fit_step,
+    fit_table,
+    per_group,
+    spread,
+)
+from evaluators.moments import InputMoments
+from evaluators.ranges import RULES, Seen, affine_grid
+from evaluators.rounding import ROUNDERS
 from search_spaces.plan import FLOAT_BITS, Bits
 
-CLIP_SHARES = tuple(0.3 + 0.035 * i for i in range(21))  # tried shares of the largest weight, the last is 1
-
-
-def weight_range(bits: int) -> tuple[int, int]:
-    """Lowest and highest code of a symmetric weight quantiser; 2 bits give -2..1."""
-    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+LEARNED = (
+    ".step",
+    ".offset",
+    ".table",
+)  # names of what a weight quantiser learns: storage, not parameters of the network
+SAMPLE = 16_384  # activations kept per calibration batch
 
 
 class _Round(torch.autograd.Function):
-    """scale * clamp(round(x / scale)) with straight-through gradient for x and the LSQ gradient for scale."""
+    """scale * nearest level of (x / scale) with straight-through gradient for x and the LSQ gradient for scale."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, levels: Levels, steps: int) -> Tensor:
         ratio = x / scale
-        codes = ratio.round().clamp(low, high)
+        codes = levels.nearest(ratio)
         ctx.save_for_backward(ratio, codes)
-        ctx.scale_shape, ctx.low, ctx.high = scale.shape, low, high
+        ctx.levels, ctx.shape = levels, scale.shape
+        ctx.factor = 1.0 / (x.numel() / max(1, steps) * max(1.0, levels.high)) ** 0.5
         return codes * scale
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         ratio, codes = ctx.saved_tensors
         (grad,) = grads
-        inside = (ratio >= ctx.low) & (ratio <= ctx.high)
+        inside = (ratio > ctx.levels.low) & (ratio < ctx.levels.high)
         slope = torch.where(inside, codes - ratio, codes)
-        per_scale = (grad * slope).sum_to_size(ctx.scale_shape)
-        elements = grad.numel() / max(1, per_scale.numel())
-        return grad * inside, per_scale / (elements * max(1, ctx.high)) ** 0.5, None, None
+        return grad * inside, (grad * slope).sum_to_size(ctx.shape) * ctx.factor, None, None
 
 
-def fake_quantise(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    """Values of x rounded to multiples of `scale` (broadcast) with codes in low..high."""
+def fake_quantise(x: Tensor, scale: Tensor, levels: Levels, steps: int) -> Tensor:
+    """Values of x at the nearest level times `scale` (broadcast); `steps` different scales are learned together."""
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
-        result: Tensor = _Round.apply(x, scale, low, high)
+        result: Tensor = _Round.apply(x, scale, levels, steps)
         return result
-    return (x / scale).round().clamp(low, high) * scale
+    return levels.nearest(x / scale) * scale
 
 
-def best_scale(weight: Tensor, bits: int) -> Tensor:
-    """Step size per output channel, shape (N, 1, ...), with the least squared error among clipped ranges."""
-    low, high = weight_range(bits)
-    flat = weight.detach().flatten(1)
-    largest = torch.maximum(flat.amax(1) / high, flat.amin(1) / low).clamp_min(1e-8)
-    errors = torch.stack([_error(flat, largest * share, low, high) for share in CLIP_SHARES])
-    share = torch.tensor(CLIP_SHARES, dtype=flat.dtype, device=flat.device)[errors.argmin(0)]
-    return (largest * share).view(-1, *[1] * (weight.dim() - 1))
+class WeightQuantiser(nn.Module):
+    """Maps a float weight to one in the codebook of `bits`; fitted to `weight` with the least squared error.
+
+    step (and offset) have the shape (channels, groups per channel), or (1, 1) for a whole tensor; a k-means codebook has a table.
+    """
+
+    def __init__(self, weight: Tensor, bits: Bits) -> None:
+        super().__init__()
+        self.bits = bits
+        flat = weight.detach().flatten(1)
+        self.step: nn.Parameter | None = None
+        self.offset: nn.Parameter | None = None
+        self.table: nn.Parameter | None = None
+        if bits.codebook == "kmeans":
+            self.table = nn.Parameter(fit_table(flat, bits.weight))
+            return
+        self.fixed = FIXED[bits.codebook](bits.weight)
+        if bits.codebook == "affine":
+            step, offset = per_group(flat, bits.group, lambda rows: fit_affine(rows, self.fixed))
+            self.offset = nn.Parameter(offset)
+        else:
+            (step,) = per_group(flat, bits.group, lambda rows: (fit_step(rows, self.fixed),))
+        self.step = nn.Parameter(step)
+
+    def levels(self) -> Levels:
+        return self.fixed if self.table is None else Table(self.table.sort().values)
+
+    def grid(self, fan_in: int) -> tuple[Tensor, Tensor]:
+        """Step and offset of every weight, (channels, fan-in) or broadcastable to it."""
+        if self.step is None:
+            return torch.ones(1, 1), torch.zeros(1, 1)
+        step = spread(self.step.abs().clamp_min(SMALLEST), fan_in, self.bits.group)
+        if self.offset is None:
+            return step, torch.zeros(1, 1, device=step.device)
+        return step, spread(self.offset, fan_in, self.bits.group)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight that is computed with, of the same shape."""
+        flat = weight.flatten(1)
+        if self.table is not None:
+            return _looked_up(flat, self.table).view_as(weight)
+        step, offset = self.grid(flat.shape[1])
+        steps = 0 if self.step is None else self.step.numel()
+        if self.offset is None:
+            return fake_quantise(flat, step, self.fixed, steps).view_as(weight)
+        return (fake_quantise(flat - offset, step, self.fixed, steps) + offset).view_as(weight)
+
+    @torch.no_grad()
+    def fitted(self, weight: Tensor, second_moment: Tensor) -> Tensor:
+        """The weight rounded as `bits` says, with regard to the second moment of the layer's inputs (fan-in, fan-in)."""
+        flat = weight.detach().flatten(1)
+        step, offset = (each.expand(-1, flat.shape[1]) for each in self.grid(flat.shape[1]))
+        levels = self.levels()
+
+        def columns(part: Tensor, start: int) -> Tensor:
+            at = slice(start, start + part.shape[1])
+            return levels.nearest((part - offset[:, at]) / step[:, at]) * step[:, at] + offset[:, at]
+
+        return ROUNDERS[self.bits.rounding](flat, second_moment, columns).view_as(weight)
+
+    @torch.no_grad()
+    def codes(self, weight: Tensor) -> Tensor:
+        """Codes 0..2^b - 1 of every weight, uint8, of the same shape."""
+        flat = weight.detach().flatten(1)
+        step, offset = self.grid(flat.shape[1])
+        return self.levels().codes((flat - offset.to(flat.device)) / step.to(flat.device)).view_as(weight)
 
 
-def _error(flat: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    step = scale[:, None]
-    return ((flat / step).round().clamp(low, high) * step - flat).square().sum(1)
+def _looked_up(flat: Tensor, table: Tensor) -> Tensor:
+    """Nearest entries of a table: the gradient passes straight through to the weight, and summed to each entry (Han et al. 2016),
+    there scaled as for step sizes."""
+    factor = (len(table) / flat.numel()) ** 0.5
+    scaled = table * factor
+    nearest = Table((table.detach() + (scaled - scaled.detach())).sort().values).nearest(flat)
+    return nearest + (flat - flat.detach()) if flat.requires_grad and torch.is_grad_enabled() else nearest
+
+
+def rounded_weight(weight: Tensor, bits: Bits, second_moment: Tensor) -> Tensor:
+    """The weight in the codebook fitted to it; itself at 32 bits. second_moment is that of the layer's inputs."""
+    if bits.weight >= FLOAT_BITS:
+        return weight.detach()
+    return WeightQuantiser(weight, bits).fitted(weight, second_moment)
 
 
 class ActivationQuantiser(nn.Module):
-    """Affine fake quantisation with a static range: first `observe` inputs, then `freeze` the range.
+    """Affine fake quantisation with a static range: first `observe` inputs, then `freeze` the range by a rule of
+    `evaluators.ranges`. Ranges that start at zero (after a ReLU) use all codes for positive values."""
 
-    Ranges that start at zero (after a ReLU) use all codes for positive values. With 32 bits it passes everything.
-    """
-
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, rule: str = Bits.range) -> None:
         super().__init__()
         self.bits = bits
+        self.rule = rule
         self.observing = False
+        self.seen: list[Tensor] = []
         self.register_buffer("scale", torch.tensor(1.0))
         self.register_buffer("zero", torch.tensor(0.0))
         self.register_buffer("low", torch.tensor(float("inf")))
@@ -90,50 +173,46 @@ class ActivationQuantiser(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observing:
-            self.low = torch.minimum(self.low, x.detach().amin())
-            self.high = torch.maximum(self.high, _upper(x.detach(), self.bits))
+            self._observe(x.detach())
             return x
         top = 2**self.bits - 1
         inside = x.clamp((0 - self.zero) * self.scale, (top - self.zero) * self.scale)
         rounded = (inside / self.scale).round() * self.scale
         return inside + (rounded - inside).detach() if inside.requires_grad else rounded
 
+    def _observe(self, x: Tensor) -> None:
+        self.low = torch.minimum(self.low, x.amin())
+        self.high = torch.maximum(self.high, x.amax())
+        self.seen.append(x.flatten()[:: max(1, x.numel() // SAMPLE)].float())
+
     def freeze(self) -> None:
-        """Turn the observed range into scale and zero point."""
-        low = float(self.low.clamp_max(0.0)) if torch.isfinite(self.low) else 0.0
-        high = float(self.high.clamp_min(low + 1e-6)) if torch.isfinite(self.high) else 1.0
-        scale = (high - low) / (2**self.bits - 1)
-        self.scale = torch.full_like(self.scale, scale)
-        self.zero = torch.full_like(self.zero, round(-low / scale))
-        self.observing = False
-
-
-def _upper(x: Tensor, bits: int) -> Tensor:
-    """The value to clip at: the maximum for 8 bits and more, else the quantile that an eighth of a code's worth exceeds."""
-    if bits >= 8:
-        return x.amax()
-    flat = x.flatten()[:: max(1, x.numel() // 100_000)]
-    return torch.quantile(flat, 1.0 - 0.02 / 2**bits)
+        """Turn what was observed into scale and zero point."""
+        if self.seen:
+            seen = Seen(self.low, self.high, torch.cat(self.seen))
+            scale, zero = affine_grid(RULES[self.rule](seen, self.bits), self.bits)
+            self.scale, self.zero = torch.full_like(self.scale, scale), torch.full_like(self.zero, zero)
+        self.seen, self.observing = [], False
 
 
 class QuantisedLayer(nn.Module):
-    """A convolution or linear layer under quantisation-aware tuning: float weight, learned step sizes, static input range."""
+    """A convolution or linear layer under quantisation-aware tuning: float weight, learned codebook, static input range."""
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, weight_bits: int, activation_bits: int) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.Linear, bits: Bits, inputs: InputMoments | None = None) -> None:
         super().__init__()
         self.layer = layer
-        self.weight_bits = weight_bits
-        self.input = ActivationQuantiser(activation_bits) if activation_bits < FLOAT_BITS else nn.Identity()
-        if weight_bits < FLOAT_BITS:
-            self.step = nn.Parameter(best_scale(layer.weight, weight_bits))
-        else:
-            self.register_parameter("step", None)
+        self.bits = bits
+        self.input = ActivationQuantiser(bits.activation, bits.range) if bits.activation < FLOAT_BITS else nn.Identity()
+        self.quantiser = WeightQuantiser(layer.weight, bits) if bits.weight < FLOAT_BITS else None
+        if self.quantiser is not None and inputs is not None:
+            with torch.no_grad():
+                layer.weight.copy_(self.quantiser.fitted(layer.weight, inputs.second(layer.bias is not None)))
 
     def weight(self) -> Tensor:
         """The weight that the layer computes with."""
-        if self.step is None:
+        if self.quantiser is None:
             return self.layer.weight
-        return fake_quantise(self.layer.weight, self.step.abs().clamp_min(1e-8), *weight_range(self.weight_bits))
+        result: Tensor = self.quantiser(self.layer.weight)
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
         x, layer = self.input(x), self.layer
@@ -142,8 +221,12 @@ class QuantisedLayer(nn.Module):
         return layer._conv_forward(x, self.weight(), layer.bias)
 
 
-def quantise_layer(module: nn.Module, bits: Bits) -> nn.Module:
-    """Wrap every convolution and linear layer of a (possibly factorised) layer; 32 and 32 bits leave it untouched."""
+def quantise_layer(module: nn.Module, bits: Bits, inputs: InputMoments | None = None) -> nn.Module:
+    """Wrap every convolution and linear layer of a (possibly factorised) layer; 32 and 32 bits leave it untouched.
+
+    With the moments of its inputs, the weight of a layer that is not factorised is rounded as `bits.rounding` says; without them,
+    and in factors, to the nearest level.
+    """
     if bits.weight >= FLOAT_BITS and bits.activation >= FLOAT_BITS:
         return module
     if isinstance(module, nn.Sequential):
@@ -152,7 +235,7 @@ def quantise_layer(module: nn.Module, bits: Bits) -> nn.Module:
         raise TypeError(
             f"only Conv2d and Linear layers can be quantised, but got {type(module).__name__}; leave it at 32 bits"
         )
-    return QuantisedLayer(module, bits.weight, bits.activation)
+    return QuantisedLayer(module, bits, inputs)
 
 
 def activation_quantisers(model: nn.Module) -> list[ActivationQuantiser]:
@@ -160,14 +243,17 @@ def activation_quantisers(model: nn.Module) -> list[ActivationQuantiser]:
 
 
 def codes_of(layer: QuantisedLayer) -> tuple[Tensor, Tensor]:
-    """Integer codes (int8) and step sizes of a quantised weight: codes * steps is the baked weight exactly."""
-    if layer.step is None:
+    """Signed codes (int8) and step sizes, both broadcastable, of a weight in a symmetric uniform codebook with one step per
+    channel or tensor: codes * steps is the baked weight exactly. ValueError for any other weight."""
+    quantiser = layer.quantiser
+    if quantiser is None or quantiser.step is None or layer.bits.codebook != "symmetric" or layer.bits.group > 0:
         raise ValueError(
-            "codes exist only for quantised weights, but got a layer with 32 weight bits; store it in float32"
+            f"codes with one step exist only for symmetric weights without groups, but got {layer.bits}; store it in float32"
         )
-    step = layer.step.detach().abs().clamp_min(1e-8)
-    codes = (layer.layer.weight.detach() / step).round().clamp(*weight_range(layer.weight_bits))
-    return codes.to(torch.int8), step
+    weight = layer.layer.weight.detach()
+    step, _ = quantiser.grid(weight[0].numel())
+    codes = quantiser.levels().values.to(weight.device)[quantiser.codes(weight).long()]
+    return codes.to(torch.int8), step.detach().view(-1, *[1] * (weight.dim() - 1))
 
 
 def bake(model: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluators.data import Images, Splits
+from evaluators.quantise import LEARNED
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,10 @@ def _cosine(step: int, steps: int, warmup: float) -> float:
 
 
 def _parameter_groups(model: nn.Module, budget: Budget) -> list[dict[str, object]]:
-    """Weight decay on weights only: not on biases, normalisation or step sizes."""
+    """Weight decay on weights only: not on biases, normalisation or what quantisers learn."""
     named = list(_trainable(model))
-    decayed = [p for name, p in named if p.dim() > 1 and not name.endswith(".step")]
-    free = [p for name, p in named if p.dim() <= 1 or name.endswith(".step")]
+    decayed = [p for name, p in named if p.dim() > 1 and not name.endswith(LEARNED)]
+    free = [p for name, p in named if p.dim() <= 1 or name.endswith(LEARNED)]
     groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": budget.weight_decay}]
     return [*groups, {"params": free, "weight_decay": 0.0}] if free else groups
 

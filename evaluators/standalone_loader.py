@@ -6,6 +6,7 @@ model = load("path/of/this/folder")    # a torch.nn.Module in eval mode: normali
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,42 @@ from safetensors import safe_open
 
 
 def unpack(packed: torch.Tensor, bits: int, shape: list[int]) -> torch.Tensor:
-    """Codes of `bits` bits each, 8 bits to a byte, lowest code first: -2**(bits - 1)."""
+    """Codes 0..2**bits - 1 of `bits` bits each, 8 bits to a byte."""
     count = int(np.prod(shape))
     as_bits = np.unpackbits(packed.numpy())[: count * bits].reshape(count, bits)
     values = as_bits.astype(np.int64) @ (1 << np.arange(bits - 1, -1, -1))
-    return torch.from_numpy(values - 2 ** (bits - 1)).view(shape)
+    return torch.from_numpy(values).view(shape)
+
+
+def levels(codebook: str, bits: int) -> torch.Tensor:
+    """What the codes 0, 1, ... stand for before they are multiplied by a step."""
+    if codebook == "power_of_two":
+        positive = 2.0 ** -torch.arange(2 ** (bits - 1) - 1, dtype=torch.float32)
+        return torch.cat([-positive, torch.zeros(1), positive.flip(0)])
+    if codebook == "symmetric" and bits == 1:
+        return torch.tensor([-1.0, 1.0])
+    lowest = {"symmetric": -(2 ** (bits - 1)), "affine": 0, "ternary": -1}[codebook]
+    return torch.arange(lowest, lowest + 2**bits, dtype=torch.float32)
+
+
+def weight(name: str, form: dict[str, Any], tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A stored weight in float32: levels[code] * step (+ offset), or table[code]."""
+    codes = unpack(tensors[f"{name}.codes"], form["bits"], form["shape"]).flatten(1)
+    if form["codebook"] == "kmeans":
+        return tensors[f"{name}.table"][codes].view(form["shape"])
+    values = levels(form["codebook"], form["bits"])[codes]
+
+    def each(kind: str) -> torch.Tensor:  # one number per tensor, per channel or per group of weights of a channel
+        stored = tensors[f"{name}.{kind}"]
+        rows = stored.view(1 if form["group"] < 0 else len(codes), -1)
+        return rows if rows.shape[1] == 1 else rows.repeat_interleave(form["group"], 1)[:, : codes.shape[1]]
+
+    values = values * each("step")
+    return (values + each("offset") if form["codebook"] == "affine" else values).view(form["shape"])
 
 
 def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The stored tensors, and "bits:shape" of each packed weight. One tensor `packed` is a string of bytes that layout.json
+    """The stored tensors, and the form of each packed weight as JSON. One tensor `packed` is a string of bytes that layout.json
     beside it cuts into tensors; bytes are in the order of the machine, which is little-endian nearly everywhere."""
     with safe_open(file, "pt") as stored:
         metadata = stored.metadata() or {}
@@ -40,14 +68,12 @@ def _cut(whole: np.ndarray, dtype: str, shape: list[int], start: int) -> torch.T
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """All tensors in float32: a quantised weight is codes * step, one step per output channel."""
+    """All tensors in float32."""
     tensors, metadata = read_tensors(file)
-    state = {name: tensor for name, tensor in tensors.items() if not name.endswith((".codes", ".step"))}
-    for name, spec in metadata.items():
-        bits, _, shape = spec.partition(":")
-        codes = unpack(tensors[f"{name}.codes"], int(bits), [int(size) for size in shape.split(",")])
-        state[name] = codes.float() * tensors[f"{name}.step"].view(-1, *[1] * (codes.dim() - 1))
-    return state
+    forms = {name: json.loads(metadata[name]) for name in metadata if f"{name}.codes" in tensors}
+    parts = tuple(f"{name}." for name in forms)
+    state = {name: tensor for name, tensor in tensors.items() if not name.startswith(parts)}
+    return {**state, **{name: weight(name, form, tensors) for name, form in forms.items()}}
 
 
 def load(folder: str | Path = Path(__file__).parent) -> torch.nn.Module:

@@ -19,20 +19,28 @@ from torch import Tensor, nn
 
 from evaluators.layers import Layer, layer_of
 from evaluators.modes import in_eval_mode
+from evaluators.moments import InputMoments
+from evaluators.unfolding import unfold
 
 MAX_PLACES = 200_000  # unfolded input places per layer kept for C; beyond, places are taken at a regular stride
+SAMPLED = 4096  # single input values per layer and batch kept to measure rounding
 
 
 @dataclass(frozen=True)
 class LayerStatistics:
     """input_covariance (fan-in, fan-in), input_mean (fan-in,), input_range (2,), output_gradient (outputs, outputs),
-    taylor (outputs,)."""
+    taylor (outputs,), input_sample (n,): an even sample of the values that enter the layer."""
 
     input_covariance: Tensor
     input_mean: Tensor
     input_range: Tensor
     output_gradient: Tensor
     taylor: Tensor
+    input_sample: Tensor
+
+    @property
+    def inputs(self) -> InputMoments:
+        return InputMoments(self.input_mean, self.input_covariance)
 
 
 class _Accumulator:
@@ -43,6 +51,7 @@ class _Accumulator:
         self.gram: Tensor | None = None
         self.sum: Tensor | None = None
         self.range = torch.zeros(2)
+        self.sample: list[Tensor] = []
         self.places = 0
         self.gradient: Tensor | None = None
         self.taylor: Tensor | None = None
@@ -51,6 +60,7 @@ class _Accumulator:
         rows = unfold(self.layer, x.detach())[::share].double()
         low, high = torch.aminmax(x.detach())
         self.range = torch.stack([torch.minimum(self.range[0], low.cpu()), torch.maximum(self.range[1], high.cpu())])
+        self.sample.append(x.detach().flatten()[:: max(1, x.numel() // SAMPLED)].float().cpu())
         self.gram = rows.T @ rows + (0 if self.gram is None else self.gram)
         self.sum = rows.sum(0) + (0 if self.sum is None else self.sum)
         self.places += len(rows)
@@ -73,20 +83,13 @@ class _Accumulator:
         covariance = self.gram / self.places - torch.outer(mean, mean)
         taylor = torch.zeros(outputs, dtype=torch.float64) if self.taylor is None else self.taylor / batches
         return LayerStatistics(
-            covariance.float(), mean.float(), self.range, (self.gradient / images).float(), taylor.float()
+            covariance.float(),
+            mean.float(),
+            self.range,
+            (self.gradient / images).float(),
+            taylor.float(),
+            torch.cat(self.sample),
         )
-
-
-def unfold(layer: Layer, x: Tensor) -> Tensor:
-    """Inputs of a layer as rows, one per output place: (places, fan-in). Grouped convolutions share one mean block."""
-    if not isinstance(layer, nn.Conv2d):
-        return x.flatten(0, -2)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode)
-    rows = F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride).transpose(1, 2)
-    if layer.groups > 1:
-        rows = rows.reshape(len(x), -1, layer.groups, rows.shape[2] // layer.groups).flatten(1, 2)
-    return rows.flatten(0, 1)
 
 
 def collect(

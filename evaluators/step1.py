@@ -17,15 +17,28 @@ from torch import Tensor, nn
 from evaluators.channels import Trace, kept_index
 from evaluators.factorise import FACTORISERS
 from evaluators.layers import weight_of
-from evaluators.quantise import best_scale, fake_quantise, weight_range
+from evaluators.quantise import rounded_weight
+from evaluators.ranges import RULES, Seen, rounding_error
 from evaluators.saliency import Ranking
 from evaluators.statistics import LayerStatistics
+from search_spaces.codebooks import Scheme
 from search_spaces.costs import costs
-from search_spaces.genes import ActivationBitsGene, CriterionGene, FactorGene, Gene, SkipGene, WeightBitsGene, WidthGene
+from search_spaces.genes import (
+    ActivationBitsGene,
+    CriterionGene,
+    FactorGene,
+    Gene,
+    RangeGene,
+    SchemeGene,
+    SkipGene,
+    WeightBitsGene,
+    WidthGene,
+)
 from search_spaces.network import Layer
 from search_spaces.phenotype import Phenotypes, axis_sizes
-from search_spaces.plan import FLOAT_BITS
+from search_spaces.plan import FLOAT_BITS, Bits
 from search_spaces.ranks import ranks_for
+from search_spaces.schemes import SchemeChoice
 from search_spaces.space import CompressionSpace
 
 
@@ -95,19 +108,11 @@ def build_tables(
                 criterion = by_name[f"criterion:{gene.group}"]
                 terms.extend(_width_terms(space, gene, index, criterion, trace, weights, statistics, ranking))
             case WeightBitsGene():
-                terms.append(
-                    _layer_term(
-                        "weight_bits",
-                        gene,
-                        gene.layer,
-                        index,
-                        [_rounding(weights[gene.layer], b) for b in gene.bits],
-                        statistics,
-                    )
-                )
+                scheme = by_name.get(f"scheme:{gene.layer}")
+                terms.append(_bits_term(space, gene, index, scheme, weights[gene.layer], statistics[gene.layer]))
             case ActivationBitsGene():
-                entries = [_noise(weights[gene.layer], statistics[gene.layer], b) for b in gene.bits]
-                terms.append(Term("activation_bits", gene.layer, (index,), np.array(entries), True))
+                rule = by_name.get(f"range:{gene.layer}")
+                terms.append(_noise_term(space, gene, index, rule, weights[gene.layer], statistics[gene.layer]))
             case FactorGene():
                 terms.append(
                     _layer_term("factor", gene, gene.layer, index, _truncations(space, model, gene), statistics)
@@ -174,18 +179,54 @@ def _layer_term(
     return Term(kind, layer, (index,), np.array([quadratic(statistics[layer], change) for change in changes]), True)
 
 
-def _rounding(weight: Tensor, bits: int) -> Tensor:
-    if bits >= FLOAT_BITS:
-        return torch.zeros_like(weight)
-    return fake_quantise(weight, best_scale(weight, bits), *weight_range(bits)) - weight
+def _bits_term(
+    space: CompressionSpace,
+    gene: WeightBitsGene,
+    index: int,
+    scheme: int | None,
+    weight: Tensor,
+    statistics: LayerStatistics,
+) -> Term:
+    """Cost of rounding the weights, per bit-width and, where there is a choice, scheme."""
+
+    def cost(bits: int, how: Scheme) -> float:
+        stored = Bits(gene.layer, bits, FLOAT_BITS, how.codebook, how.group, how.rounding)
+        return quadratic(statistics, rounded_weight(weight, stored, statistics.input_covariance) - weight)
+
+    if scheme is None:
+        return Term("weight_bits", gene.layer, (index,), np.array([cost(b, Scheme()) for b in gene.bits]), True)
+    chosen = space.genes[scheme]
+    schemes = chosen.schemes if isinstance(chosen, SchemeGene) else (Scheme(),)
+    meaning = SchemeChoice(gene.bits, schemes).canonical
+    costs_of = {(row, at): cost(gene.bits[row], schemes[at]) for row, line in enumerate(meaning) for at in set(line)}
+    table = np.array([[costs_of[row, at] for at in line] for row, line in enumerate(meaning)])
+    return Term("weight_bits", gene.layer, (index, scheme), table, True)
 
 
-def _noise(weight: Tensor, statistics: LayerStatistics, bits: int) -> float:
-    """Uniform rounding noise of step d on the inputs has variance d^2 / 12: 1/2 d^2/12 tr(S W W^T)."""
+def _noise_term(
+    space: CompressionSpace,
+    gene: ActivationBitsGene,
+    index: int,
+    rule: int | None,
+    weight: Tensor,
+    statistics: LayerStatistics,
+) -> Term:
+    """Cost of rounding the inputs, per bit-width and, where there is a choice, rule for the limits."""
+    gain = float((statistics.output_gradient * (weight @ weight.T)).sum())
+    chosen = space.genes[rule] if rule is not None else None
+    rules = chosen.rules if isinstance(chosen, RangeGene) else (Bits.range,)
+    table = np.array([[0.5 * gain * _noise(statistics, b, name) for name in rules] for b in gene.bits])
+    if rule is None:
+        return Term("activation_bits", gene.layer, (index,), table[:, 0], True)
+    return Term("activation_bits", gene.layer, (index, rule), table, True)
+
+
+def _noise(statistics: LayerStatistics, bits: int, rule: str) -> float:
+    """Mean squared error of rounding the layer's inputs; taken as independent between inputs, it costs 1/2 error tr(S W W^T)."""
     if bits >= FLOAT_BITS:
         return 0.0
-    step = float(statistics.input_range[1] - statistics.input_range[0]) / (2**bits - 1)
-    return float(0.5 * step**2 / 12 * (statistics.output_gradient * (weight @ weight.T)).sum())
+    seen = Seen(statistics.input_range[0], statistics.input_range[1], statistics.input_sample)
+    return float(rounding_error(statistics.input_sample, RULES[rule](seen, bits), bits))
 
 
 def _truncations(space: CompressionSpace, model: nn.Module, gene: FactorGene) -> list[Tensor]:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from search_spaces.costs import FLOAT_BYTES, live_bytes
+from search_spaces.codebooks import FLOAT_BYTES
+from search_spaces.costs import live_bytes
 from search_spaces.network import Layer, Network
 from search_spaces.phenotype import full
 

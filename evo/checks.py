@@ -10,11 +10,24 @@ from typing import Any
 
 from evo.config import AlgorithmConfig, Config
 from evo.front import LIMIT
-from evo.registry import ALGORITHMS, CRITERIA, DATASETS, FACTORISATIONS, MODELS, TABLES, WRAPPERS, check_name, resolve
+from evo.registry import (
+    ALGORITHMS,
+    CODEBOOKS,
+    CRITERIA,
+    DATASETS,
+    FACTORISATIONS,
+    MODELS,
+    RANGES,
+    ROUNDINGS,
+    TABLES,
+    WRAPPERS,
+    check_name,
+    resolve,
+)
 
 GIVEN = "given"  # the factory of a model or data set that was handed over in Python
 CANDIDATE_ID = re.compile(r"\w+-\w+")
-BITS = (*range(2, 9), 32)
+LOWEST_BITS = {"weight_bits": 1, "activation_bits": 2}
 
 
 def check(config: Config, measures: Collection[str]) -> None:
@@ -52,15 +65,35 @@ def _check_space(config: Config) -> None:
             "name one (evo list criteria), or set widths=[] too"
         )
     for key, bits in (("weight_bits", space.weight_bits), ("activation_bits", space.activation_bits)):
-        wrong = [b for b in bits if b not in BITS]
+        lowest = LOWEST_BITS[key]
+        wrong = [b for b in bits if not lowest <= b <= 8 and b != 32]
         if wrong:
-            raise ValueError(f"space.{key} must lie in 2..8 or be 32 for float, but got {wrong[0]}; remove it")
+            raise ValueError(f"space.{key} must lie in {lowest}..8 or be 32 for float, but got {wrong[0]}; remove it")
+    _check_schemes(config)
     for key, shares in (("widths", space.widths), ("factor_shares", space.factor_shares)):
         outside = [s for s in shares if not 0 < s <= 1]
         if outside:
             raise ValueError(
                 f"space.{key} must be shares above 0 and at most 1, but got {outside[0]}; correct or remove it"
             )
+
+
+def _check_schemes(config: Config) -> None:
+    space = config.space
+    for key, names, table in (
+        ("codebooks", space.codebooks, CODEBOOKS),
+        ("roundings", space.roundings, ROUNDINGS),
+        ("ranges", space.ranges, RANGES),
+    ):
+        for name in names:
+            _check_known(f"space.{key}", name, table)
+        if not names:
+            raise ValueError(f"space.{key} must name at least one of {', '.join(table)}, but got []; add one")
+    wrong = [group for group in space.groups if isinstance(group, int) and group < 2]
+    if wrong or not space.groups:
+        raise ValueError(
+            f"space.groups must be channel, tensor or numbers of weights above 1, but got {space.groups}; correct it"
+        )
 
 
 def _check_pick(pick: str, measures: Collection[str]) -> None:

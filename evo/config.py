@@ -63,8 +63,14 @@ class Space(Section):
     widths: list[float] = Field([0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0], description="shares of channels kept")
     multiple: int = Field(4, ge=1, description="channel counts are multiples of this")
     criteria: list[str] = Field(["fisher"], description="saliency criteria: evo list criteria")
-    weight_bits: list[int] = Field([2, 3, 4, 5, 6, 8, 32], description="2..8, and 32 for float")
+    weight_bits: list[int] = Field([2, 3, 4, 5, 6, 8, 32], description="1..8, and 32 for float")
     activation_bits: list[int] = Field([8, 32], description="2..8, and 32 for float")
+    codebooks: list[str] = Field(["symmetric"], description="of quantised weights: evo list codebooks")
+    groups: list[int | Literal["channel", "tensor"]] = Field(
+        ["channel"], description="what shares one weight step: a channel, the tensor, or so many weights of a channel"
+    )
+    roundings: list[str] = Field(["nearest"], description="of weights: evo list roundings")
+    ranges: list[str] = Field(["percentile"], description="limits of quantised activations: evo list ranges")
     factors: list[str] = Field(["svd", "tucker2"], description="decompositions: evo list factorisations")
     factor_shares: list[float] = Field(
         [0.3, 0.5, 0.7], description="weights of the factors relative to the dense layer"

@@ -23,6 +23,7 @@ from evaluators.recovery import tune
 from evo.candidates import FINAL, STEP2
 from evo.config import Config, Step, Tune
 from evo.registry import DATASETS, MODELS, resolve
+from search_spaces.codebooks import CHANNEL, TENSOR
 from search_spaces.network import Network
 from search_spaces.options import SpaceOptions, build_space
 from search_spaces.space import CompressionSpace
@@ -30,6 +31,7 @@ from search_spaces.space import CompressionSpace
 logger = logging.getLogger(__name__)
 
 SHOWN_LAYERS = 12
+GROUPS = {"channel": CHANNEL, "tensor": TENSOR}
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def space_of(config: Config, network: Network) -> CompressionSpace:
     """The joint space of a network under the configuration's options."""
     values = config.space.model_dump().items()
     options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values}
+    options["groups"] = tuple(GROUPS.get(group, group) for group in options["groups"])
     return build_space(network, SpaceOptions(**options))
 
 

@@ -52,6 +52,26 @@ FACTORISATIONS: Table = {
     "tucker2": "evaluators.factorise:tucker2",
 }
 
+# How weights and activations are rounded; bit-widths of each codebook: search_spaces.codebooks.
+CODEBOOKS: Table = {
+    "symmetric": "evaluators.codebooks:symmetric",
+    "affine": "evaluators.codebooks:affine",
+    "ternary": "evaluators.codebooks:ternary",
+    "power_of_two": "evaluators.codebooks:power_of_two",
+    "kmeans": "evaluators.codebooks:fit_table",
+}
+
+ROUNDINGS: Table = {
+    "nearest": "evaluators.rounding:nearest",
+    "gptq": "evaluators.rounding:gptq",
+}
+
+RANGES: Table = {
+    "percentile": "evaluators.ranges:percentile",
+    "minmax": "evaluators.ranges:minmax",
+    "mse": "evaluators.ranges:mse",
+}
+
 BACKENDS: Table = {
     "local": "cluster.local:LocalBackend",
     "ray": "cluster.ray_backend:RayBackend",
@@ -103,6 +123,9 @@ TABLES: Mapping[str, Table] = {
     "calibrations": CALIBRATIONS,
     "criteria": CRITERIA,
     "factorisations": FACTORISATIONS,
+    "codebooks": CODEBOOKS,
+    "roundings": ROUNDINGS,
+    "ranges": RANGES,
     "backends": BACKENDS,
     "trackers": TRACKERS,
     "models": MODELS,

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from search_spaces.genes import ActivationBitsGene, CriterionGene, FactorGene, SkipGene, WeightBitsGene, WidthGene
+from search_spaces.genes import Gene
 from search_spaces.network import Network
 from search_spaces.space import CompressionSpace
 
 SPACE_FILE = "space.json"
-KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (ActivationBitsGene, CriterionGene, FactorGene, SkipGene, WeightBitsGene, WidthGene)
-}
+KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Gene)}
 
 
 def space_to_json(space: CompressionSpace) -> str:

@@ -12,11 +12,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from search_spaces.codebooks import FLOAT_BYTES, arithmetic_bits, side_bytes
 from search_spaces.network import Layer, Network, Step
 from search_spaces.phenotype import METHODS, Phenotypes, _axis
 from search_spaces.plan import FLOAT_BITS
 
-FLOAT_BYTES = 4
 QUANTIZER_BYTES = 8  # scale and zero point of one activation quantiser
 
 
@@ -58,9 +58,9 @@ def costs(network: Network, phenotypes: Phenotypes, peak: bool = False) -> dict[
     """Measures of N plans, each float64 (N,).
 
     params: weights, biases and normalisation parameters. macs: per sample. bops: macs x weight bits x activation bits.
-    size_bytes: weights packed at their bit-width (whole bytes per weight tensor) with one float32 scale per output channel,
-    everything else in float32, including normalisation statistics. peak_activation_bytes (if asked for): the largest sum of
-    float32 activations alive at one operation, for one sample, quantisation not counted.
+    size_bytes: weights packed at their bit-width (whole bytes per weight tensor) with float32 steps, offsets or tables as their
+    codebook needs, everything else in float32, including normalisation statistics. peak_activation_bytes (if asked for): the
+    largest sum of float32 activations alive at one operation, for one sample, quantisation not counted.
     """
     n = len(phenotypes)
     total = {name: np.zeros(n, dtype=np.int64) for name in ("params", "macs", "bops", "size_bytes")}
@@ -69,16 +69,12 @@ def costs(network: Network, phenotypes: Phenotypes, peak: bool = False) -> dict[
     for index, layer in enumerate(network.layers):
         alive = _alive(phenotypes, in_block.get(layer.name))
         for rows, part in _layer_parts(network, phenotypes, index):
-            bits_w, bits_a = phenotypes.weight_bits[rows, index], phenotypes.activation_bits[rows, index]
             on = alive[rows]
             total["params"][rows] += on * part.weights
             total["macs"][rows] += on * part.macs
-            total["bops"][rows] += on * part.macs * bits_w * bits_a
-            total["size_bytes"][rows] += on * (
-                (part.weights * bits_w + 7) // 8
-                + FLOAT_BYTES * part.outputs * (bits_w < FLOAT_BITS)
-                + QUANTIZER_BYTES * (bits_a < FLOAT_BITS)
-            )
+            bops, size = _stored(phenotypes, rows, index, part)
+            total["bops"][rows] += on * bops
+            total["size_bytes"][rows] += on * size
         if layer.bias:
             outputs = alive * _axis(phenotypes.kept, columns, layer.out_axis.fixed, layer.out_axis.terms)
             total["params"] += outputs
@@ -98,6 +94,16 @@ def costs(network: Network, phenotypes: Phenotypes, peak: bool = False) -> dict[
     if peak:
         measures["peak_activation_bytes"] = np.array([_peak_bytes(network, phenotypes, row) for row in range(n)])
     return measures
+
+
+def _stored(phenotypes: Phenotypes, rows: np.ndarray, index: int, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """BOPs and bytes of one part of a layer: codes, steps and the input's scale and zero point."""
+    bits_w, bits_a = phenotypes.weight_bits[rows, index], phenotypes.activation_bits[rows, index]
+    codebook, group = phenotypes.codebook[rows, index], phenotypes.group[rows, index]
+    counts = np.stack([part.outputs, part.weights // np.maximum(part.outputs, 1)])
+    beside = np.where(bits_w < FLOAT_BITS, side_bytes(codebook, group, bits_w, counts), 0)
+    size = (part.weights * bits_w + 7) // 8 + beside + QUANTIZER_BYTES * (bits_a < FLOAT_BITS)
+    return part.macs * arithmetic_bits(codebook, bits_w) * bits_a, size
 
 
 def _block_of(network: Network) -> dict[str, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search_spaces.codebooks import Scheme
+
 
 @dataclass(frozen=True)
 class WidthGene:
@@ -74,6 +76,40 @@ class ActivationBitsGene:
 
 
 @dataclass(frozen=True)
+class SchemeGene:
+    """How the weights of a layer become codes. Where a scheme does not exist at the layer's bit-width, the first that does."""
+
+    layer: str
+    schemes: tuple[Scheme, ...]
+    ordinal: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"scheme:{self.layer}"
+
+    @property
+    def cardinality(self) -> int:
+        return len(self.schemes)
+
+
+@dataclass(frozen=True)
+class RangeGene:
+    """How the limits of a layer's input activations are chosen."""
+
+    layer: str
+    rules: tuple[str, ...]
+    ordinal: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"range:{self.layer}"
+
+    @property
+    def cardinality(self) -> int:
+        return len(self.rules)
+
+
+@dataclass(frozen=True)
 class FactorGene:
     """How a layer is decomposed: (method, share of the dense layer's weights); the first allele is ("none", 1.0)."""
 
@@ -106,7 +142,8 @@ class SkipGene:
         return 2
 
 
-Gene = WidthGene | CriterionGene | WeightBitsGene | ActivationBitsGene | FactorGene | SkipGene
+Gene = WidthGene | CriterionGene | WeightBitsGene | ActivationBitsGene | SchemeGene | RangeGene | FactorGene | SkipGene
+LayerGene = WeightBitsGene | ActivationBitsGene | SchemeGene | RangeGene | FactorGene
 
 
 def full_allele(gene: Gene) -> int:

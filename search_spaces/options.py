@@ -7,20 +7,41 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from search_spaces.genes import ActivationBitsGene, CriterionGene, FactorGene, Gene, SkipGene, WeightBitsGene, WidthGene
+from search_spaces.codebooks import CHANNEL, Scheme
+from search_spaces.genes import (
+    ActivationBitsGene,
+    CriterionGene,
+    FactorGene,
+    Gene,
+    RangeGene,
+    SchemeGene,
+    SkipGene,
+    WeightBitsGene,
+    WidthGene,
+)
 from search_spaces.network import ChannelGroup, Layer, Network
+from search_spaces.plan import Bits
+from search_spaces.schemes import SchemeChoice, schemes_of
 from search_spaces.space import CompressionSpace
 
 
 @dataclass(frozen=True)
 class SpaceOptions:
-    """What may be chosen. Empty tuples switch a decision off; `keep` are name patterns (as in shells) that stay untouched."""
+    """What may be chosen. Empty tuples switch a decision off; `keep` are name patterns (as in shells) that stay untouched.
+
+    codebooks x groups x roundings are the schemes of quantised weights, ranges the rules for the limits of quantised activations
+    (names in `search_spaces.codebooks`).
+    """
 
     widths: tuple[float, ...] = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
     multiple: int = 4
     criteria: tuple[str, ...] = ("fisher",)
     weight_bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 32)
     activation_bits: tuple[int, ...] = (8, 32)
+    codebooks: tuple[str, ...] = ("symmetric",)
+    groups: tuple[int, ...] = (CHANNEL,)
+    roundings: tuple[str, ...] = ("nearest",)
+    ranges: tuple[str, ...] = ("percentile",)
     factors: tuple[str, ...] = ("svd", "tucker2")
     factor_shares: tuple[float, ...] = (0.3, 0.5, 0.7)
     skip_blocks: bool = True
@@ -48,6 +69,10 @@ def _states(gene: Gene, chosen: tuple[Gene, ...]) -> bool:
     """A gene of one allele stays where it tells something: the criterion of a group with a width, or fixed bits."""
     if isinstance(gene, CriterionGene):
         return any(isinstance(g, WidthGene) and g.group == gene.group for g in chosen)
+    if isinstance(gene, SchemeGene):
+        return gene.schemes != (Scheme(),)
+    if isinstance(gene, RangeGene):
+        return gene.rules != (Bits.range,)
     return isinstance(gene, WeightBitsGene | ActivationBitsGene)
 
 
@@ -70,9 +95,13 @@ def _layer_genes(layer: Layer, options: SpaceOptions) -> list[Gene]:
         return []
     genes: list[Gene] = []
     if options.weight_bits:
-        genes.append(WeightBitsGene(layer.name, tuple(sorted(options.weight_bits))))
+        choice = SchemeChoice(
+            tuple(sorted(options.weight_bits)), schemes_of(options.codebooks, options.groups, options.roundings)
+        )
+        genes += [WeightBitsGene(layer.name, choice.bits), SchemeGene(layer.name, choice.schemes)]
     if options.activation_bits:
         genes.append(ActivationBitsGene(layer.name, tuple(sorted(options.activation_bits))))
+        genes.append(RangeGene(layer.name, options.ranges))
     methods = [m for m in options.factors if _factorable(layer, m)]
     if methods:
         choices = tuple((method, share) for method in methods for share in sorted(options.factor_shares))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from search_spaces.codebooks import CODEBOOKS, NAMES, RANGES, check_scheme
 from search_spaces.network import Layer, Network
-from search_spaces.plan import FLOAT_BITS, CompressionPlan, Mask
+from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Mask
 
 METHODS = ("none", "svd", "tucker2")
 RANKS = {"svd": 1, "tucker2": 2}
@@ -18,7 +19,8 @@ class Phenotypes:
     """N plans over a network of G groups, B blocks and L layers.
 
     kept (N, G) channels per group; skipped (N, B) bool; method (N, L) index into METHODS; ranks (N, L, 2);
-    weight_bits and activation_bits (N, L). Column order is that of the network's tuples.
+    weight_bits and activation_bits (N, L); codebook (N, L) index into codebooks.NAMES, group (N, L) weights per step size.
+    Column order is that of the network's tuples.
     """
 
     kept: np.ndarray
@@ -27,6 +29,8 @@ class Phenotypes:
     ranks: np.ndarray
     weight_bits: np.ndarray
     activation_bits: np.ndarray
+    codebook: np.ndarray
+    group: np.ndarray
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -42,6 +46,8 @@ def full(network: Network, n: int) -> Phenotypes:
         ranks=np.zeros((n, layers, 2), dtype=np.int64),
         weight_bits=np.full((n, layers), FLOAT_BITS, dtype=np.int64),
         activation_bits=np.full((n, layers), FLOAT_BITS, dtype=np.int64),
+        codebook=np.zeros((n, layers), dtype=np.int64),
+        group=np.zeros((n, layers), dtype=np.int64),
     )
 
 
@@ -71,10 +77,11 @@ def of_plan(network: Network, plan: CompressionPlan) -> Phenotypes:
         one.ranks[0, at, : len(factor.ranks)] = factor.ranks
     for bits in plan.bits:
         at = _place(layers, bits.layer, "layer")
-        if not all(2 <= b <= 8 or b == FLOAT_BITS for b in (bits.weight, bits.activation)):
-            raise ValueError(f"bits must lie in 2..8 or be {FLOAT_BITS} for float, but got {bits}; correct the plan")
+        _check_bits(bits)
         one.weight_bits[0, at] = bits.weight
         one.activation_bits[0, at] = bits.activation
+        one.codebook[0, at] = NAMES.index(bits.codebook)
+        one.group[0, at] = bits.group
     return one
 
 
@@ -104,6 +111,22 @@ def _within(kept: int, size: int, group: str) -> int:
     if not 1 <= kept <= size:
         raise ValueError(f"1 <= kept <= {size} must hold for group {group!r}, but got kept={kept}; correct the plan")
     return kept
+
+
+def _check_bits(bits: Bits) -> None:
+    check_scheme(bits.scheme)
+    allowed = CODEBOOKS[bits.codebook]
+    if bits.weight not in (*allowed, FLOAT_BITS):
+        raise ValueError(
+            f"weight bits of a {bits.codebook} codebook must lie in {allowed[0]}..{allowed[-1]} or be {FLOAT_BITS} for float, "
+            f"but got {bits}; correct the plan"
+        )
+    if not (2 <= bits.activation <= 8 or bits.activation == FLOAT_BITS):
+        raise ValueError(
+            f"activation bits must lie in 2..8 or be {FLOAT_BITS} for float, but got {bits}; correct the plan"
+        )
+    if bits.range not in RANGES:
+        raise ValueError(f"a range must be one of {RANGES}, but got {bits}; correct the plan")
 
 
 def _check_units(mask: Mask, size: int) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from search_spaces.codebooks import CHANNEL, Scheme
+
 FLOAT_BITS = 32
 
 
@@ -46,11 +48,23 @@ class Factor:
 
 @dataclass(frozen=True)
 class Bits:
-    """Bit-widths of a layer's weights and of its input activations; 32 means left in floating point."""
+    """Bit-widths of a layer's weights and of its input activations; 32 means left in floating point.
+
+    codebook, group and rounding say how weights become codes (`search_spaces.codebooks.Scheme`), range how the limits of the
+    activations are chosen.
+    """
 
     layer: str
     weight: int = FLOAT_BITS
     activation: int = FLOAT_BITS
+    codebook: str = "symmetric"
+    group: int = CHANNEL
+    rounding: str = "nearest"
+    range: str = "percentile"
+
+    @property
+    def scheme(self) -> Scheme:
+        return Scheme(self.codebook, self.group, self.rounding)
 
 
 @dataclass(frozen=True)

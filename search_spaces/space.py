@@ -10,11 +10,14 @@ from functools import cached_property
 
 import numpy as np
 
+from search_spaces.codebooks import Scheme
 from search_spaces.genes import (
     ActivationBitsGene,
     CriterionGene,
     FactorGene,
     Gene,
+    RangeGene,
+    SchemeGene,
     SkipGene,
     WeightBitsGene,
     WidthGene,
@@ -25,6 +28,7 @@ from search_spaces.network import Network
 from search_spaces.phenotype import METHODS, Phenotypes, full
 from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Skip, Width
 from search_spaces.ranks import FactorChoice
+from search_spaces.schemes import SchemeChoice
 
 REMEMBERED = 200_000  # repaired genomes kept, a few hundred bytes each
 LEVELS = (1.0, 0.75, 0.5, 0.25)  # anchors: shares of the way from the most to the least compressed allele
@@ -61,14 +65,14 @@ class CompressionSpace:
     def sample(self, rng: np.random.Generator) -> Genome:
         """Each individual draws its own level per kind of gene, so that a population covers all compression rates."""
         levels: dict[type, float] = {kind: rng.uniform() for kind in (WidthGene, WeightBitsGene, ActivationBitsGene)}
-        shares: dict[type, float] = {FactorGene: rng.uniform(0, 0.5), SkipGene: rng.uniform(0, 0.3), CriterionGene: 1.0}
+        shares: dict[type, float] = {FactorGene: rng.uniform(0, 0.5), SkipGene: rng.uniform(0, 0.3)}
         codes = []
         for gene in self.genes:
             if type(gene) in levels:
                 at = levels[type(gene)] * (gene.cardinality - 1) + rng.normal(0, 0.15 * gene.cardinality)
                 codes.append(int(np.clip(round(at), 0, gene.cardinality - 1)))
             else:
-                change = rng.uniform() < shares[type(gene)]
+                change = rng.uniform() < shares.get(type(gene), 1.0)
                 codes.append(int(rng.integers(0, gene.cardinality)) if change else full_allele(gene))
         return self.repair(codes)
 
@@ -113,9 +117,11 @@ class CompressionSpace:
         kept = self._without_factors(codes[None, :])
         for at, choice in self._factors.items():
             codes[at] = choice.canonical(kept, codes[at : at + 1])[0]
-        for criterion, width in self._criterion_of.items():
-            if width is None or codes[width] == self._full[width]:
-                codes[criterion] = self._full[criterion]
+        for idle, needed in self._served.items():
+            if needed is None or codes[needed] == self._full[needed]:
+                codes[idle] = self._full[idle]
+        for at, (bits, _, schemes) in self._schemes.items():
+            codes[at] = schemes.canonical[codes[bits], codes[at]]
         return tuple(int(c) for c in codes)
 
     def _skipped_layers(self, codes: np.ndarray) -> frozenset[str]:
@@ -142,6 +148,9 @@ class CompressionSpace:
         result = full(self.network, len(codes))
         for at, field, column, values in self._lookups:
             getattr(result, field)[:, column] = values[codes[:, at]]
+        for at, (bits, column, schemes) in self._schemes.items():
+            meaning = schemes.meaning(codes[:, bits], codes[:, at])
+            result.codebook[:, column], result.group[:, column] = meaning
         return result
 
     @cached_property
@@ -172,10 +181,33 @@ class CompressionSpace:
         return {at: FactorChoice(self.network, layers[gene.layer], gene.options) for at, gene in genes.items()}
 
     @cached_property
-    def _criterion_of(self) -> dict[int, int | None]:
-        """Criterion gene -> the width gene that it serves."""
+    def _schemes(self) -> dict[int, tuple[int, int, SchemeChoice]]:
+        """Scheme gene -> (the weight-bits gene that it serves, the layer's column, what both mean together)."""
+        layers = {layer.name: i for i, layer in enumerate(self.network.layers)}
+        bits = {gene.layer: (at, gene) for at, gene in enumerate(self.genes) if isinstance(gene, WeightBitsGene)}
+        found = {}
+        for at, gene in enumerate(self.genes):
+            if isinstance(gene, SchemeGene) and gene.layer in bits:
+                served, widths = bits[gene.layer]
+                found[at] = (served, layers[gene.layer], SchemeChoice(widths.bits, gene.schemes))
+        return found
+
+    @cached_property
+    def _served(self) -> dict[int, int | None]:
+        """Genes that mean nothing while another one is at its full allele: criterion of a width, range of activation bits."""
         widths = {gene.group: at for at, gene in enumerate(self.genes) if isinstance(gene, WidthGene)}
-        return {at: widths.get(gene.group) for at, gene in enumerate(self.genes) if isinstance(gene, CriterionGene)}
+        floats = {
+            gene.layer: at
+            for at, gene in enumerate(self.genes)
+            if isinstance(gene, ActivationBitsGene) and gene.bits[-1] == FLOAT_BITS
+        }
+        found = {}
+        for at, gene in enumerate(self.genes):
+            if isinstance(gene, CriterionGene):
+                found[at] = widths.get(gene.group)
+            elif isinstance(gene, RangeGene) and gene.layer in floats:
+                found[at] = floats[gene.layer]
+        return found
 
     @cached_property
     def _repaired(self) -> dict[Genome, Genome]:
@@ -192,6 +224,7 @@ class CompressionSpace:
         }
         skipped = self._skipped_layers(np.array(genome))
         layers = [(i, layer.name) for i, layer in enumerate(self.network.layers) if layer.name not in skipped]
+        bits = (self._bits(name, i, one, genome) for i, name in layers)
         return CompressionPlan(
             widths=tuple(
                 Width(group.name, int(one.kept[0, i]), criteria[group.name])
@@ -204,9 +237,27 @@ class CompressionSpace:
                 for i, name in layers
                 if one.method[0, i]
             ),
-            bits=tuple(
-                Bits(name, int(one.weight_bits[0, i]), int(one.activation_bits[0, i]))
-                for i, name in layers
-                if min(one.weight_bits[0, i], one.activation_bits[0, i]) < FLOAT_BITS
-            ),
+            bits=tuple(b for b in bits if min(b.weight, b.activation) < FLOAT_BITS),
         )
+
+    def _bits(self, layer: str, column: int, one: Phenotypes, genome: Genome) -> Bits:
+        weight, activation = int(one.weight_bits[0, column]), int(one.activation_bits[0, column])
+        scheme, rule = Scheme(), Bits.range
+        places = self._places.get(layer, {})
+        if SchemeGene in places and weight < FLOAT_BITS:
+            at = places[SchemeGene]
+            served, _, choice = self._schemes[at]
+            scheme = choice.schemes[choice.canonical[genome[served], genome[at]]]
+        if RangeGene in places and activation < FLOAT_BITS:
+            gene = self.genes[places[RangeGene]]
+            rule = gene.rules[genome[places[RangeGene]]] if isinstance(gene, RangeGene) else rule
+        return Bits(layer, weight, activation, scheme.codebook, scheme.group, scheme.rounding, rule)
+
+    @cached_property
+    def _places(self) -> dict[str, dict[type, int]]:
+        """Position of the scheme and range genes of every layer."""
+        found: dict[str, dict[type, int]] = {}
+        for at, gene in enumerate(self.genes):
+            if isinstance(gene, SchemeGene | RangeGene):
+                found.setdefault(gene.layer, {})[type(gene)] = at
+        return found

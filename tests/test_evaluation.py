@@ -35,7 +35,12 @@ SMALL = CompressionPlan(
     widths=(Width("stem", 9), Width("block1.conv1", 5)),
     skips=(Skip("block2"),),
     factors=(Factor("down", "svd", (8,)),),
-    bits=(Bits("stem", 5, 32), Bits("block1.conv2", 4, 8), Bits("down", 3, 4), Bits("head", 6, 8)),
+    bits=(
+        Bits("stem", 5, 32),
+        Bits("block1.conv2", 4, 8, "affine", 40, "gptq", "mse"),
+        Bits("down", 3, 4),
+        Bits("head", 6, 8),
+    ),
 )
 PLANS = (CompressionPlan(), SMALL, CompressionPlan(widths=(Width("block2.conv1", 10),)))
 
@@ -92,7 +97,7 @@ def test_the_uncompressed_network_is_worth_what_the_baseline_says() -> None:
 
 def test_tuning_changes_every_weight_and_lowers_the_loss() -> None:
     net, splits = study()
-    model = composed(SMALL)
+    model = composed(replace(SMALL, bits=(Bits("stem", 5, 32), Bits("block1.conv2", 4, 8, "affine", 40))))
     recalibrate(model, [splits.prepare(splits.train.images[:64], CPU)], ranges=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     _, loss = classify(model, splits, splits.train, CPU)
@@ -188,6 +193,13 @@ def test_a_diverging_network_is_a_failed_evaluation(epochs: float) -> None:
     outcome = answer(evaluator(steps={"step2": wild}), Request("1", SMALL, "step2", 0), 1, "here")
     assert outcome.status is Status.FAILED and outcome.measures == {}
     assert outcome.reason.startswith("FloatingPointError: ") and "must stay finite" in outcome.reason
+
+
+def test_a_data_aware_plan_needs_the_moments_of_its_inputs() -> None:
+    with pytest.raises(
+        ValueError, match=r"must come with the moments of its layers' inputs, but got none for block1\.conv2"
+    ):
+        composed(SMALL)
 
 
 def test_a_plan_of_another_network_is_a_failed_evaluation() -> None:

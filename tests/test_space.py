@@ -14,6 +14,7 @@ from torch import nn
 
 from evaluators.describe import trace
 from evo.space_file import space_from_json, space_to_json
+from search_spaces.codebooks import CHANNEL
 from search_spaces.costs import costs
 from search_spaces.genes import FactorGene
 from search_spaces.network import Network
@@ -22,7 +23,14 @@ from search_spaces.phenotype import full, of_plan
 from search_spaces.plan import Bits, CompressionPlan, Factor, Mask, Skip, Width
 from search_spaces.space import CompressionSpace
 
-OPTIONS = SpaceOptions(criteria=("l1", "fpgm"), activation_bits=(4, 8, 32))
+OPTIONS = SpaceOptions(
+    criteria=("l1", "fpgm"),
+    weight_bits=(1, 2, 4, 7, 32),
+    activation_bits=(4, 8, 32),
+    codebooks=("ternary", "symmetric", "kmeans", "affine"),
+    groups=(CHANNEL, 40),
+    ranges=("percentile", "mse"),
+)
 SPACE = build_space(named("resnet20").network, OPTIONS)
 CODES = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).integers(-2, 12, len(SPACE.genes)))
 SEEDS = st.integers(0, 2**32 - 1)
@@ -156,8 +164,12 @@ def test_the_digest_changes_with_what_a_genome_means() -> None:
         {"widths": (0.5, 1.0)},
         {"multiple": 8},
         {"criteria": ("l1",)},
-        {"weight_bits": (2, 3, 4, 5, 6, 7, 32)},
+        {"weight_bits": (2, 3, 4, 32)},
         {"activation_bits": (6, 32)},
+        {"codebooks": ("symmetric",)},
+        {"groups": (CHANNEL,)},
+        {"roundings": ("nearest", "gptq")},
+        {"ranges": ("mse",)},
         {"factors": ("svd",)},
         {"factor_shares": (0.3, 0.5, 0.6)},
         {"skip_blocks": False},
@@ -196,7 +208,14 @@ def test_widths_are_legal_for_the_hardware(size: int, shares: list[float], multi
         (CompressionPlan(factors=(Factor("layer1.0.conv1", "qr", (2,)),)), "svd"),
         (CompressionPlan(masks=(Mask("layer1.0.conv1", (3, 3)),)), "distinct"),
         (CompressionPlan(masks=(Mask("layer1.0.conv1", (3, 16)),)), "distinct"),
-        (CompressionPlan(bits=(Bits("layer1.0.conv1", 0, 8),)), "2..8"),
+        (CompressionPlan(bits=(Bits("layer1.0.conv1", 0, 8),)), "1..8"),
+        (CompressionPlan(bits=(Bits("layer1.0.conv1", 8, 1),)), "2..8"),
+        (CompressionPlan(bits=(Bits("layer1.0.conv1", 3, 8, "ternary"),)), "2..2"),
+        (CompressionPlan(bits=(Bits("layer1.0.conv1", 3, 8, "fourier"),)), "a codebook must be"),
+        (CompressionPlan(bits=(Bits("layer1.0.conv1", 3, 8, "kmeans"),)), "one table per tensor"),
+        (CompressionPlan(bits=(Bits("layer1.0.conv1", 3, 8, group=-2),)), "a group must be"),
+        (CompressionPlan(bits=(Bits("layer1.0.conv1", 3, 8, rounding="up"),)), "a rounding must be"),
+        (CompressionPlan(bits=(Bits("layer1.0.conv1", 3, 8, range="all"),)), "a range must be"),
     ],
 )
 def test_a_plan_that_does_not_fit_gets_one_sentence(plan: CompressionPlan, sentence: str) -> None:
@@ -213,12 +232,15 @@ def test_genomes_from_elsewhere_and_empty_spaces_are_refused() -> None:
     nothing = SpaceOptions(widths=(), weight_bits=(), activation_bits=(), factors=(), skip_blocks=False)
     with pytest.raises(ValueError, match="something to choose"):
         build_space(SPACE.network, nothing)
+    with pytest.raises(ValueError, match="every bit-width of"):
+        build_space(SPACE.network, replace(OPTIONS, codebooks=("ternary",)))
 
 
 def test_populations_cover_the_range_of_costs() -> None:
     rng = np.random.default_rng(0)
-    population = np.array([SPACE.sample(rng) for _ in range(200)])
-    found = costs(SPACE.network, SPACE.phenotypes(population))
+    space = build_space(SPACE.network, SpaceOptions())
+    population = np.array([space.sample(rng) for _ in range(200)])
+    found = costs(SPACE.network, space.phenotypes(population))
     dense = costs(SPACE.network, full(SPACE.network, 1))
     for measure in ("macs", "size_bytes"):
         share = found[measure] / dense[measure]

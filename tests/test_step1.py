@@ -15,20 +15,27 @@ from torch import nn
 from evaluators.describe import trace
 from evaluators.factorise import svd
 from evaluators.saliency import Ranking, fisher, l1, rank
-from evaluators.statistics import LayerStatistics, collect, unfold
+from evaluators.statistics import LayerStatistics, collect
 from evaluators.step1 import LossTables, build_tables, quadratic
 from evaluators.step1_file import read_step1, write_step1
+from evaluators.unfolding import unfold
 from search_spaces.costs import costs
 from search_spaces.genes import FactorGene, WidthGene
 from search_spaces.options import SpaceOptions, build_space
 
-OPTIONS = SpaceOptions(criteria=("fisher", "l1"), activation_bits=(4, 8, 32))
+OPTIONS = SpaceOptions(
+    criteria=("fisher", "l1"),
+    activation_bits=(4, 8, 32),
+    codebooks=("symmetric", "ternary", "kmeans"),
+    roundings=("nearest", "gptq"),
+    ranges=("percentile", "mse"),
+)
 
 
 def statistics_of(outputs: int, fan_in: int) -> LayerStatistics:
     rng = torch.Generator().manual_seed(outputs)
     x, g = torch.randn(50, fan_in, generator=rng), torch.randn(50, outputs, generator=rng)
-    return LayerStatistics(x.T @ x / 50, x.mean(0), torch.zeros(2), g.T @ g / 50, torch.zeros(outputs))
+    return LayerStatistics(x.T @ x / 50, x.mean(0), torch.zeros(2), g.T @ g / 50, torch.zeros(outputs), x.flatten())
 
 
 def test_the_quadratic_form_is_that_of_the_explicit_fisher_matrix() -> None:

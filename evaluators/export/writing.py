@@ -40,7 +40,7 @@ def export(
 ) -> Path:
     """Write `module` (tuned, not yet baked) to `out`: a folder, or for torch-export and onnx also a file of that ending.
 
-    pytorch: a folder with the packed weights (as large as `size_bytes` says), a weightless program and a loader of 40 lines that
+    pytorch: a folder with the packed weights (as large as `size_bytes` says), a weightless program and a short loader that
     needs only torch, numpy and safetensors. torch-export: model.pt2. onnx: model.onnx, opset 20, activation rounding as plain
     operators. Each is loaded again and compared with the network; card.json (NAME.card.json beside a single file)
     tells plan, measures and how it was checked.
