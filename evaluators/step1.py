@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from evaluators.ranges import RULES, Seen, rounding_error
 from evaluators.saliency import Ranking
 from evaluators.statistics import LayerStatistics
 from search_spaces.codebooks import Scheme
+from search_spaces.cost_tables import CostTables
 from search_spaces.costs import costs
 from search_spaces.genes import (
     ActivationBitsGene,
@@ -64,7 +66,12 @@ class LossTables:
     def score(self, genomes: np.ndarray) -> dict[str, np.ndarray]:
         phenotypes = self.space.phenotypes(genomes)
         loss = self.contributions(genomes, phenotypes).sum(axis=1)
-        return {"predicted_loss_increase": loss, **costs(self.space.network, phenotypes, peak=self.peak)}
+        measures = {"predicted_loss_increase": loss, **self._costs.costs(genomes)}
+        return {**measures, **costs(self.space.network, phenotypes, peak=True)} if self.peak else measures
+
+    @cached_property
+    def _costs(self) -> CostTables:
+        return CostTables(self.space)
 
     def contributions(self, genomes: np.ndarray, phenotypes: Phenotypes) -> np.ndarray:
         """Every term's part of the score, (N, terms): what a calibration learns weights for."""
