@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from search_spaces.network import Network
+from search_spaces.network import Axis, Network
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,25 @@ class ChannelMap:
 
 
 @dataclass(frozen=True)
+class Size:
+    """An integer attribute that the forward pass of a module reads and that must follow the cuts: heads, norm groups."""
+
+    module: str
+    attribute: str
+    axis: Axis
+
+
+@dataclass(frozen=True)
 class Trace:
-    """A network description and how to cut the tensors of the real network accordingly."""
+    """A network description and how to cut the tensors of the real network accordingly.
+
+    touched: for every group the modules whose operations see its channels.
+    """
 
     network: Network
     maps: tuple[ChannelMap, ...]
+    sizes: tuple[Size, ...] = ()
+    touched: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def maps_of(self, tensor: str) -> tuple[ChannelMap, ...]:
         return tuple(m for m in self.maps if m.tensor == tensor)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from evaluators.modes import in_eval_mode
+from evaluators.layers import Example, as_arguments
+from evaluators.modes import in_eval_mode, without_fused_attention
 from evaluators.quantise import LEARNED
 
 
@@ -15,13 +16,8 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if not name.endswith(LEARNED))
 
 
-def macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates of convolutions and linear layers for this input (torch's own counter)."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fused path is invisible to the counter
-    try:
-        with in_eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(example)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+def macs(model: nn.Module, example: Example) -> int:
+    """Multiply-accumulates of convolutions, linear layers and matrix products for this input (torch's own counter)."""
+    with in_eval_mode(model), torch.no_grad(), without_fused_attention(), FlopCounterMode(display=False) as counter:
+        model(*as_arguments(example))
     return counter.get_total_flops() // 2

@@ -1,14 +1,12 @@
 """Channel labels: every element of every activation knows which channel unit it belongs to.
 
-A unit is one output channel of one layer; units that must be cut together are joined. The rules below say, per ATen operation,
-how labels pass from inputs to outputs. Operations that only move elements are run on the labels themselves. Whatever no rule
-covers pins the units that reach it: they stay, with the reason on record.
+A unit is one output channel of one layer; units that must be cut together are joined. Labels are int64 tensors of the
+activation's shape; where they are equal along a dimension they are kept expanded (stride 0), so that most are one line in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,12 +15,16 @@ NONE = -1  # an element that belongs to no unit
 
 
 class Units:
-    """Union-find over channel units, and the units that must stay."""
+    """Union-find over channel units, the units that must stay, and why units were coupled that are no neighbours by nature."""
 
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._roots: Tensor | None = None
         self.pinned: dict[int, str] = {}
+        self.coupled: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._parent)
 
     def new(self, count: int) -> Tensor:
         first, self._roots = len(self._parent), None
@@ -37,29 +39,90 @@ class Units:
 
     def join(self, a: Tensor, b: Tensor, reason: str) -> None:
         """Join units elementwise; a unit that meets no unit is pinned, because the other tensor cannot be cut with it."""
-        self._roots = None
-        pairs = torch.stack([a.reshape(-1), b.reshape(-1)], dim=1)
-        for left, right in torch.unique(pairs, dim=0).tolist():
+        for left, right in _pairs(a, b):
             if left != NONE and right != NONE:
                 self._parent[self.root(left)] = self.root(right)
-            elif left != right:
+            else:
                 self.pin(torch.tensor([max(left, right)]), reason)
+            self._roots = None
+
+    def couple(self, labels: Tensor, dims: Iterable[int], reason: str) -> Tensor:
+        """Join all units along these dimensions; returns the labels with size 1 there."""
+        dims = tuple(dims)
+        same = held(labels, dims)
+        if same is not None:
+            return same
+        lead = labels
+        for dim in dims:
+            lead = lead.narrow(dim, 0, 1)
+        self.join(lead.expand_as(labels), labels, f"is mixed by {reason} with channels that cannot be cut")
+        for unit in torch.unique(_core(labels)).tolist():
+            self.coupled.setdefault(unit, f"{reason} mixes all of its channels")
+        return lead
 
     def pin(self, units: Tensor, reason: str) -> None:
-        for unit in torch.unique(units).tolist():
+        for unit in torch.unique(_core(units)).tolist():
             if unit != NONE:
                 self.pinned.setdefault(unit, reason)
 
     def roots(self, labels: Tensor) -> Tensor:
+        """The root of every label."""
         if self._roots is None:
-            self._roots = torch.tensor([self.root(i) for i in range(len(self._parent))] + [NONE])
-        return self._roots[labels]
+            roots = torch.tensor(self._parent, dtype=torch.int64)
+            while not torch.equal(further := roots[roots], roots):
+                roots = further
+            self._roots = torch.cat([roots, torch.tensor([NONE])])
+        core = _core(labels)
+        return self._roots[core].expand(labels.shape)
+
+
+def _core(labels: Tensor) -> Tensor:
+    """The labels without the dimensions along which they are stored expanded, which get size 1."""
+    for dim in range(labels.dim()):
+        if labels.stride(dim) == 0 and labels.shape[dim] > 1:
+            labels = labels.narrow(dim, 0, 1)
+    return labels
+
+
+def _pairs(a: Tensor, b: Tensor) -> list[tuple[int, int]]:
+    """Distinct pairs of different labels that stand at the same places."""
+    for dim in range(a.dim()):
+        if a.stride(dim) == b.stride(dim) == 0 and a.shape[dim] > 1:
+            a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
+    differ = a != b
+    a, b = a[differ], b[differ]
+    if not len(a):
+        return []
+    base = int(torch.maximum(a.max(), b.max())) + 2
+    codes = torch.unique((a + 1) * base + b + 1).tolist()
+    return [(code // base - 1, code % base - 1) for code in codes]
+
+
+def lean(labels: Tensor) -> Tensor:
+    """The same labels, expanded along every dimension along which they are equal."""
+    core = _core(labels)
+    for dim in range(core.dim()):
+        if core.shape[dim] > 1:
+            first = core.narrow(dim, 0, 1)
+            core = first if torch.equal(first.expand_as(core), core) else core
+    return core.expand(labels.shape)
+
+
+def held(labels: Tensor, dims: Iterable[int]) -> Tensor | None:
+    """The labels with size 1 along these dimensions if they are equal along them, otherwise None."""
+    core, shape = _core(labels), list(labels.shape)
+    lead = core
+    for dim in dims:
+        lead = lead.narrow(dim, 0, 1)
+        shape[dim] = 1
+    return lead.expand(shape) if torch.equal(lead.expand_as(core), core) else None
 
 
 def along(labels: Tensor, dim: int) -> Tensor | None:
     """The labels along one dimension if they are the same everywhere else, otherwise None."""
-    moved = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)
-    return moved[:, 0].clone() if bool((moved == moved[:, :1]).all()) else None
+    others = [d for d in range(labels.dim()) if d != dim % labels.dim()]
+    lead = held(labels, others)
+    return None if lead is None else lead.reshape(-1).clone()
 
 
 def spread(line: Tensor, shape: Sequence[int], dim: int) -> Tensor:
@@ -69,80 +132,6 @@ def spread(line: Tensor, shape: Sequence[int], dim: int) -> Tensor:
     return line.view(view).expand(*shape)
 
 
-# Operations that move, repeat or select elements: run as they are on the labels.
-MOVES = {
-    "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "unsqueeze", "squeeze", "slice", "select", "clone",
-    "split", "split_with_sizes", "chunk", "unbind", "alias", "detach", "flatten", "cat", "stack", "flip", "roll", "repeat",
-    "_reshape_alias", "contiguous", "narrow", "unflatten", "channel_shuffle", "native_channel_shuffle", "pixel_shuffle",
-    "pixel_unshuffle", "lift_fresh", "view_as", "index_select", "_to_copy",
-}  # fmt: skip
-
-# Operations that treat every element alike (batch normalisation: every channel), so labels pass.
-POINTWISE = {
-    "relu", "relu_", "gelu", "silu", "silu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "hardtanh", "hardtanh_", "hardswish",
-    "hardswish_", "hardsigmoid", "hardsigmoid_", "leaky_relu", "leaky_relu_", "elu", "elu_", "softplus", "mish", "clamp",
-    "clamp_",
-    "clamp_min", "clamp_max", "native_dropout", "dropout", "neg", "abs", "pow", "sqrt", "rsqrt", "exp", "log", "square",
-    "erf", "round", "floor", "fake_quantize_per_tensor_affine_cachemask", "native_batch_norm", "cudnn_batch_norm", "batch_norm",
-    "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "_batch_norm_no_update", "_batch_norm_with_update",
-}  # fmt: skip
-
-# Operations that combine two tensors element by element.
-ELEMENTWISE = {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "maximum", "minimum"}
-
-# Operations that mix positions but never channels of an (N, C, ...) tensor.
-SPATIAL = {
-    "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d",
-    "upsample_nearest2d", "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "reflection_pad2d",
-    "replication_pad2d",
-}  # fmt: skip
-
-BATCH_NORMS = {name for name in POINTWISE if "batch_norm" in name}
-
-Run = Callable[[Any], Any]
-
-
-def pass_labels(
-    name: str, units: Units, labels: Sequence[Tensor | None], args: Any, rerun: Run, output: Tensor
-) -> Tensor | None:
-    """Labels of an operation's (first) output, or None where no rule covers it.
-
-    labels: those of the tensor arguments in order, None for tensors without labels (parameters, constants).
-    rerun: runs the operation on the label tensors instead of the activations.
-    """
-    first = next((item for item in labels if item is not None), None)
-    if first is None:
-        return None
-    if name in ("view", "_unsafe_view"):  # labels need not lie in memory as the activation does
-        return first.reshape(output.shape)
-    if name in MOVES:
-        return rerun(None)
-    if name in POINTWISE or (name in ("as_strided", "as_strided_") and first.shape == output.shape):
-        return first  # pooling to one place restates its strides so, which moves nothing
-    if name in ELEMENTWISE:
-        return _combine(units, labels, output)
-    if name in SPATIAL:
-        line = along(first, 1) if first.dim() == 4 else None
-        return None if line is None else spread(line, output.shape, 1)
-    if name == "mean":
-        return _mean(first, args, output)
-    if name in ("constant_pad_nd", "pad"):
-        return torch.nn.functional.pad(first, args[1], value=NONE)
-    return None
-
-
-def _combine(units: Units, labels: Sequence[Tensor | None], output: Tensor) -> Tensor:
-    present = [item.expand(output.shape) for item in labels if item is not None]
-    result = present[0]
-    for other in present[1:]:
-        units.join(result, other, "is added to or multiplied with channels that cannot be cut")
-        result = torch.maximum(result, other)
-    return result
-
-
-def _mean(first: Tensor, args: Any, output: Tensor) -> Tensor | None:
-    line = along(first, 1) if first.dim() >= 3 else None
-    dims = [d % first.dim() for d in (args[1] if len(args) > 1 and args[1] is not None else range(first.dim()))]
-    if line is None or 0 in dims or 1 in dims:
-        return None
-    return spread(line, output.shape, 1)
+def nothing(like: Tensor) -> Tensor:
+    """The labels of a tensor that belongs to no unit."""
+    return torch.tensor(NONE).expand(like.shape)

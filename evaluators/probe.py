@@ -1,83 +1,177 @@
 """Try the cuts before a search relies on them: a network that breaks or answers otherwise when cut keeps those channels.
 
-Two things can be wrong that labels cannot see: sizes written as numbers into the forward code, and state that depends on them.
+Labels cannot see sizes that the forward code reads from attributes (numbers of heads) or has written into it. The first are found
+here: integers of the modules that see a group's channels and that equal one of its full sizes; where restating them makes the cut
+network equal the masked one, they are restated in every cut. Groups that no restating helps stay dense.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from evaluators.channels import Trace, kept_index
-from evaluators.layers import weight_of
+from evaluators.channels import Size, Trace, kept_index
+from evaluators.layers import Example, as_arguments, layer_of
+from evaluators.modes import without_fused_attention
 from evaluators.slicing import slice_channels
+from search_spaces.network import Axis, ChannelGroup
 
 TOLERANCE = 1e-2  # of what the cut changes at the outputs
 ROUNDING = 1e-5  # of the largest output; sums run in another order in a smaller network
+TRIALS = 200  # after so many, groups that nobody tried stay dense
+
+Cuts = Mapping[str, Sequence[int]]
 
 
-def refused(model: nn.Module, trace: Trace, example: Tensor) -> dict[str, str]:
-    """Groups that cannot be cut safely, with the reason. All are tried together first; if that fails, one joins after the other.
+@dataclass
+class Found:
+    """Groups that cannot be cut safely, with the reason, and attributes that have to follow the cuts of the others."""
+
+    refused: dict[str, str] = field(default_factory=dict)
+    sizes: tuple[Size, ...] = ()
+
+
+@torch.no_grad()
+def probe(model: nn.Module, trace: Trace, example: Example) -> Found:
+    """Cut all groups together; if that fails, also restate attributes; if that fails, narrow it down to the groups at fault.
 
     Every group loses another share of its units: equal shares hide faults, as in `view(n, 2, channels // 2, ...)`.
     """
     cuts = {g.name: tuple(u for u in range(g.size) if u % (3 + i % 5) != 1) for i, g in enumerate(trace.network.groups)}
-    whole = masked(model, trace, {})
-    if not cuts or not _fault(whole, trace, example, cuts):
-        return {}
+    if not cuts:
+        return Found()
+    bench = _Bench(model, trace, example)
+    if not bench.fault(cuts, ()):
+        return Found()
+    choices = {g.name: _candidates(model, trace, g) for g in trace.network.groups}
+    everything = _distinct(size for sizes in choices.values() for size in sizes)
+    if everything and not bench.fault(cuts, everything):
+        return Found(sizes=everything)
+    return _narrowed(bench, cuts, choices)
+
+
+def _narrowed(bench: _Bench, cuts: Cuts, choices: Mapping[str, tuple[Size, ...]]) -> Found:
+    """Let groups join the safe ones in halves: few trials where few are at fault."""
+    found = Found()
     safe: dict[str, Sequence[int]] = {}
-    faults = {}
-    for name, kept in cuts.items():
-        if why := _fault(whole, trace, example, {**safe, name: kept}):
-            faults[name] = why
+    pending = [list(cuts)]
+    while pending:
+        names = pending.pop()
+        if bench.trials > TRIALS:
+            found.refused.update(dict.fromkeys(names, "the probe ran out of trials before this group"))
+            continue
+        tried = {**safe, **{name: cuts[name] for name in names}}
+        sizes, why = _remedy(
+            bench, tried, found.sizes, _distinct(s for name in names for s in choices[name]), len(names) == 1
+        )
+        if not why:
+            safe, found.sizes = tried, sizes
+        elif len(names) == 1:
+            found.refused[names[0]] = why
         else:
-            safe[name] = kept
-    return faults
+            pending += [names[len(names) // 2 :], names[: len(names) // 2]]
+    return found
 
 
-@torch.no_grad()
-def _fault(whole: nn.Module, trace: Trace, example: Tensor, kept: Mapping[str, Sequence[int]]) -> str:
-    """Why the network (in eval mode) cut like this does not equal it with those channels masked; empty if it does."""
-    try:
-        cut = copy.deepcopy(whole)
-        slice_channels(cut, trace, kept)
-        got = _first(cut(example))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        return f"cutting it breaks the forward pass ({(str(error).splitlines() or [''])[0][:100]})"
-    expected = _first(masked(whole, trace, kept)(example))
-    if got.shape != expected.shape:
-        return "cutting it changes the shape of the output"
-    difference = float((got - expected).abs().max())
-    effect = float((expected - _first(whole(example))).abs().max())
-    if difference <= TOLERANCE * effect + ROUNDING * float(expected.abs().max()):
-        return ""
-    return (
-        f"cutting it gives outputs that differ from masking it by {difference:.2g}, where masking changes {effect:.2g}"
-    )
+def _remedy(
+    bench: _Bench, cuts: Cuts, known: tuple[Size, ...], candidates: tuple[Size, ...], thorough: bool
+) -> tuple[tuple[Size, ...], str]:
+    """The attributes with which these cuts work, or why they do not: none, all candidates, or with `thorough` one alone."""
+    why = bench.fault(cuts, known)
+    options = [candidates, *([(c,) for c in candidates] if thorough and len(candidates) > 1 else [])]
+    for option in options if why else []:
+        sizes = _distinct((*known, *option))
+        if option and not bench.fault(cuts, sizes):
+            return sizes, ""
+    return known, why
 
 
-def masked(model: nn.Module, trace: Trace, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+def _distinct(sizes: Iterable[Size]) -> tuple[Size, ...]:
+    return tuple({(size.module, size.attribute): size for size in sizes}.values())
+
+
+def _candidates(model: nn.Module, trace: Trace, group: ChannelGroup) -> tuple[Size, ...]:
+    """Integer attributes, of the modules that see the group, that equal one of its full sizes."""
+    full = {g.name: g.size for g in trace.network.groups}
+    layers = {*group.producers, *group.consumers}
+    axes = [axis for layer in trace.network.layers if layer.name in layers for axis in (layer.in_axis, layer.out_axis)]
+    mine = [Axis(0, ((group.name, 1),)), *(a for a in axes if any(name == group.name for name, _ in a.terms))]
+    by_size = {axis.size(full): axis for axis in reversed(mine)}
+    parents = {name.rpartition(".")[0] for name in layers}
+    found = []
+    for module in sorted(
+        {*trace.touched.get(group.name, ()), *parents} - {layer.name for layer in trace.network.layers}
+    ):
+        for attribute, value in vars(model.get_submodule(module)).items():
+            if type(value) is int and value in by_size and value > 1:
+                found.append(Size(module, attribute, by_size[value]))
+    return tuple(found)
+
+
+class _Bench:
+    """Compares cut with masked networks on one example, in eval mode."""
+
+    def __init__(self, model: nn.Module, trace: Trace, example: Example) -> None:
+        self.whole = share_tensors(model).eval()
+        self.trace, self.example = trace, example
+        self.answer = self._run(self.whole)
+        self.trials = 0
+
+    def _run(self, model: nn.Module) -> Tensor:
+        with torch.no_grad(), without_fused_attention():
+            return _outputs(model(*as_arguments(self.example)))
+
+    def fault(self, kept: Cuts, sizes: tuple[Size, ...]) -> str:
+        """Why the network cut like this does not equal it with those channels masked; empty if it does."""
+        self.trials += 1
+        trace = replace(self.trace, sizes=_distinct((*self.trace.sizes, *sizes)))
+        try:
+            cut = share_tensors(self.whole)
+            slice_channels(cut, trace, kept)
+            got = self._run(cut)
+        except Exception as error:  # whatever the user's forward pass may raise
+            return f"cutting it breaks the forward pass ({(str(error).splitlines() or [''])[0][:100]})"
+        expected = self._run(masked(self.whole, trace, kept))
+        if got.shape != expected.shape:
+            return "cutting it changes the shape of the output"
+        difference, effect = float((got - expected).abs().max()), float((expected - self.answer).abs().max())
+        if difference <= TOLERANCE * effect + ROUNDING * float(expected.abs().max()):
+            return ""
+        return f"cutting it gives outputs that differ from masking it by {difference:.2g}, where masking changes {effect:.2g}"
+
+
+def share_tensors(model: nn.Module) -> nn.Module:
+    """A copy of the modules that holds the same parameters and buffers."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(t): t for t in tensors})
+
+
+def masked(model: nn.Module, trace: Trace, kept: Cuts) -> nn.Module:
     """A copy in eval mode, of full size, whose layers ignore the dropped units: the oracle for cutting."""
-    copied = copy.deepcopy(model).eval()
+    copied = share_tensors(model).eval()
     numbers = {group.name: i for i, group in enumerate(trace.network.groups)}
     chosen = {numbers[name]: units for name, units in kept.items()}
     for layer in trace.network.layers:
         for channel_map in trace.maps_of(f"{layer.name}.weight"):
             if channel_map.dim == 1:
-                _silence(weight_of(copied, layer.name), kept_index(channel_map, chosen))
+                module = layer_of(copied, layer.name)
+                module.weight = _silenced(module.weight, kept_index(channel_map, chosen))
     return copied
 
 
-def _silence(weight: Tensor, kept: Sequence[int]) -> None:
-    lost = torch.ones(weight.shape[1], dtype=torch.bool)
-    lost[list(kept)] = False
-    weight[:, lost] = 0
+def _silenced(weight: Tensor, kept: Sequence[int]) -> nn.Parameter:
+    heard = torch.zeros(weight.shape[1], dtype=weight.dtype)
+    heard[list(kept)] = 1
+    silenced = weight.detach() * heard.view(1, -1, *[1] * (weight.dim() - 2))
+    return nn.Parameter(silenced, requires_grad=weight.requires_grad)
 
 
-def _first(output: object) -> Tensor:
-    """The first tensor of an output of any structure."""
-    return next(item for item in tree_flatten(output)[0] if isinstance(item, Tensor)).float()
+def _outputs(output: object) -> Tensor:
+    """All floating-point tensors of an output of any structure, in one line."""
+    tensors = [t.flatten().float() for t in tree_flatten(output)[0] if isinstance(t, Tensor) and t.is_floating_point()]
+    return torch.cat(tensors)

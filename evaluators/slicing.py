@@ -19,10 +19,10 @@ def slice_channels(model: nn.Module, trace: Trace, kept: Mapping[str, Sequence[i
             _slice(model, channel_map.tensor, channel_map.dim, kept_index(channel_map, chosen))
     for layer in trace.network.layers:
         _restate(model.get_submodule(layer.name), layer.depthwise)
-    for vector in trace.network.vectors:
-        module = model.get_submodule(vector.name)
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.running_mean is not None:
-            module.num_features = len(module.running_mean)
+    sizes = {group.name: len(kept.get(group.name, range(group.size))) for group in trace.network.groups}
+    for size in trace.sizes:
+        if any(group in kept for group, _ in size.axis.terms):
+            setattr(model.get_submodule(size.module), size.attribute, size.axis.size(sizes))
 
 
 def _slice(model: nn.Module, name: str, dim: int, index: Sequence[int]) -> None:

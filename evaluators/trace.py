@@ -1,7 +1,7 @@
 """Trace a network by running it once: channel groups, costs' description and the slicing map, from one real forward pass.
 
 The tracer sees ATen operations, so the network may be written in any way that runs; it follows the path that the example input
-takes. Groups come from `evaluators.labels`; nothing is guessed from names.
+takes. Groups come from `evaluators.rules`; nothing is guessed from names.
 """
 
 from __future__ import annotations
@@ -9,69 +9,37 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.flop_counter import flop_registry
 
-from evaluators.labels import BATCH_NORMS, ELEMENTWISE, NONE, Units, along, pass_labels, spread
-from evaluators.modes import in_eval_mode
+from evaluators.constants import Constants
+from evaluators.labels import Units, along, lean, nothing, spread
+from evaluators.layers import Example, as_arguments, is_plain, kind_of
+from evaluators.modes import in_eval_mode, without_fused_attention
+from evaluators.recording import LayerCall, ModuleCall, Op, ProductCall, Recording
+from evaluators.rules import Call, pass_labels
 
-
-@dataclass
-class LayerCall:
-    """What is known of a convolution or linear layer after its calls: labels along its channel dimensions, places."""
-
-    name: str
-    kind: str
-    weight: Tensor
-    in_labels: Tensor
-    out_labels: Tensor
-    groups: int
-    bias: bool
-    in_positions: int = 0
-    out_positions: int = 0
-    calls: int = 0
-
-
-@dataclass
-class Op:
-    reads: tuple[int, ...]
-    makes: tuple[int, ...]
-    name: str
-    layer: str = ""
-    modules: tuple[str, ...] = ()
-
-
-@dataclass
-class ModuleCall:
-    """One call of a submodule: its input and output activation, their labels, and the operations in between."""
-
-    name: str
-    input: int
-    output: int
-    in_labels: Tensor
-    out_labels: Tensor
-    first: int
-    last: int
-    count: int = 1
-
-
-@dataclass
-class Recording:
-    """Everything one forward pass showed."""
-
-    units: Units = field(default_factory=Units)
-    layers: dict[str, LayerCall] = field(default_factory=dict)
-    vectors: dict[str, Tensor] = field(default_factory=dict)
-    ops: list[Op] = field(default_factory=list)
-    activations: list[Tensor] = field(default_factory=list)
-    shapes: list[tuple[int, ...]] = field(default_factory=list)
-    modules: list[ModuleCall] = field(default_factory=list)
-    outputs: tuple[int, ...] = ()
+CREATIONS = (
+    "arange",
+    "full",
+    "zeros",
+    "ones",
+    "scalar_tensor",
+    "empty",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+)
+BATCH_NORMS = {
+    "native_batch_norm", "cudnn_batch_norm", "batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit",
+    "_batch_norm_no_update", "_batch_norm_with_update",
+}  # fmt: skip
 
 
 class _Tracer(TorchDispatchMode):
@@ -81,15 +49,14 @@ class _Tracer(TorchDispatchMode):
         super().__init__()
         self.recording = Recording()
         self.stack: list[str] = []
+        self.constants = Constants(model)
         self._labels: dict[int, Tensor] = {}
         self._storages: dict[int, int] = {}
         self._alive: list[Tensor] = []
-        named = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
-        self._state = {tensor.data_ptr(): name for name, tensor in named.items() if tensor.numel()}
         self._modules = dict(model.named_modules())
 
     def start(self, tensor: Tensor) -> None:
-        self._keep(tensor, torch.full(tuple(tensor.shape), NONE))
+        self._keep(tensor, nothing(tensor))
 
     def labels_of(self, tensor: Tensor) -> Tensor | None:
         return self._labels.get(id(tensor))
@@ -102,24 +69,28 @@ class _Tracer(TorchDispatchMode):
         output = func(*args, **kwargs)
         inputs = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
         outputs = [t for t in tree_flatten(output)[0] if isinstance(t, Tensor)]
-        if outputs and (any(self.labels_of(t) is not None for t in inputs) or not inputs):
-            self._record(func, args, kwargs, inputs, output, outputs)
-        return output
-
-    def _record(
-        self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], output: Any, outputs: list[Tensor]
-    ) -> None:
+        if not outputs or not outputs[0].numel():
+            return output
         name = func._schema.name.split("::")[-1]
         layer = self._layer(name, args, inputs, outputs[0])
+        macs = flop_registry[func._overloadpacket](*args, **kwargs, out_val=output) // 2 if _counted(func) else 0
         if layer:
-            labels: Any = spread(
-                self.recording.layers[layer].out_labels,
-                outputs[0].shape,
-                1 if name == "convolution" else outputs[0].dim() - 1,
+            dim = 1 if name == "convolution" else outputs[0].dim() - 1
+            self._made(
+                name, inputs, outputs, [spread(self.recording.layers[layer].out_labels, outputs[0].shape, dim)], layer
             )
-            made = [labels]
+        elif any(self.labels_of(t) is not None for t in inputs) or name in CREATIONS:
+            made = self._passed(name, func, args, kwargs, inputs, outputs)
+            self._made(name, inputs, outputs, made, "")
         else:
-            made = self._passed(name, func, args, kwargs, inputs, output, outputs)
+            self.constants.derive(name, func, args, kwargs, output)
+        if macs and not layer:
+            labels = self.labels_of(outputs[0])
+            shown = nothing(outputs[0]) if labels is None else labels
+            self.recording.products.append(ProductCall(macs, shown, tuple(self.stack)))
+        return output
+
+    def _made(self, name: str, inputs: list[Tensor], outputs: list[Tensor], made: list[Tensor], layer: str) -> None:
         read = tuple(dict.fromkeys(i for t in inputs if (i := self.activation_of(t)) is not None))
         before = len(self.recording.activations)
         for tensor, label in zip(outputs, made, strict=True):
@@ -128,97 +99,116 @@ class _Tracer(TorchDispatchMode):
         self.recording.ops.append(Op(read, new, name, layer, tuple(self.stack)))
 
     def _layer(self, name: str, args: Any, inputs: list[Tensor], output: Tensor) -> str:
-        """Record a convolution or linear call on a known weight; empty where the operation is neither."""
-        if name == "convolution" and not args[6]:
-            x, weight, dim, groups, bias = args[0], args[1], 1, args[8], args[2] is not None
-        elif name == "linear":
-            x, weight, dim, groups, bias = args[0], args[1], args[0].dim() - 1, 1, len(args) > 2 and args[2] is not None
-        elif name == "addmm":
-            x, weight, dim, groups, bias = args[1], args[2].t(), 1, 1, True
-        elif name == "mm":
-            x, weight, dim, groups, bias = args[0], args[1].t(), 1, 1, False
-        else:
+        """Record a call of a layer that plans can speak of; empty where the operation is none."""
+        if name not in ("convolution", "addmm", "mm", "linear") or not self.stack:
             return ""
-        known = self._state.get(weight.data_ptr(), "")
-        labels = self.labels_of(x)
-        line = None if labels is None else along(labels, dim)
-        module = known.rpartition(".")[0]
-        if (
-            line is None
-            or not isinstance(self._modules.get(module), nn.Conv2d | nn.Linear)
-            or known.rpartition(".")[2] != "weight"
-            or self.stack[-1:] != [module]  # a weight used outside its layer: no other layer can stand in for this one
-        ):
-            return ""
-        self._call(
-            module, "conv" if dim == 1 and name == "convolution" else "linear", weight, line, groups, bias, x, output
-        )
-        return module
+        module, known = self._modules[self.stack[-1]], self.stack[-1]
+        if not is_plain(module) or self.constants.name_of(module.weight) != f"{known}.weight":
+            return ""  # another forward pass than its class has, or a weight that several modules share
+        used = args[1 if name in ("convolution", "linear") else len(args) - 1 if name == "mm" else 2]
+        if used.untyped_storage().data_ptr() != module.weight.untyped_storage().data_ptr():
+            return ""  # a weight used outside its layer: no other layer can stand in for this one
+        x = args[1] if name == "addmm" else args[0]
+        self._call(known, module, x, output, self._line(x, 1 if name == "convolution" else x.dim() - 1))
+        return known
 
-    def _call(
-        self, name: str, kind: str, weight: Tensor, line: Tensor, groups: int, bias: bool, x: Tensor, output: Tensor
-    ) -> None:
+    def _line(self, x: Tensor, dim: int) -> Tensor:
+        """Labels along a dimension; pins them where they vary along others, as in a projection across places."""
+        labels = self.labels_of(x)
+        units = self.recording.units
+        if labels is None:
+            return along(nothing(x), dim)  # type: ignore[return-value]
+        line = along(labels, dim)
+        if line is None:
+            line = along(units.roots(labels), dim)
+        if line is None:
+            units.pin(labels, "feeds a layer that works along another dimension")
+            line = along(nothing(x), dim)
+        return line  # type: ignore[return-value]
+
+    def _call(self, name: str, module: nn.Conv2d | nn.Linear, x: Tensor, output: Tensor, line: Tensor) -> None:
         units, layers = self.recording.units, self.recording.layers
+        groups = module.groups if isinstance(module, nn.Conv2d) else 1
         if name not in layers:
-            layers[name] = LayerCall(name, kind, weight, line, _out_labels(units, line, weight, groups), groups, bias)
+            out = _out_labels(units, line, module.weight.shape[0], groups)
+            layers[name] = LayerCall(name, kind_of(module), module.weight, line, out, groups, module.bias is not None)
         else:
             units.join(layers[name].in_labels, line, "feeds a shared layer together with channels that cannot be cut")
         call = layers[name]
         call.in_positions += x.numel() // len(line)
-        call.out_positions += output.numel() // len(call.out_labels)
+        call.out_positions += (x if call.kind == "conv_transpose" else output).numel() // len(
+            line if call.kind == "conv_transpose" else call.out_labels
+        )
         call.calls += 1
 
     def _passed(
-        self, name: str, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], output: Any, outputs: list[Tensor]
+        self, name: str, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], outputs: list[Tensor]
     ) -> list[Tensor]:
-        """Labels of every output of an operation that is not a layer; pins what no rule covers."""
+        """Labels of every output of an operation that is not a layer."""
         units = self.recording.units
-        if name in ("arange", "full", "zeros", "ones", "scalar_tensor", "empty"):
-            return [torch.full(tuple(t.shape), NONE) for t in outputs]
-
-        def rerun(_: Any) -> Any:
-            as_labels = tree_map(lambda t: self._label_or_none(t) if isinstance(t, Tensor) else t, args)
-            return func(*as_labels, **kwargs)
-
-        labels = [self._operand(t, name) for t in inputs]
-        passed = pass_labels(name, units, labels, args, rerun, outputs[0])
-        if passed is None:
-            for label in labels:
-                if label is not None:
-                    units.pin(label, f"passes through {name}, which no channel rule covers")
-            return [torch.full(tuple(t.shape), NONE) for t in outputs]
+        if name in CREATIONS:
+            return [nothing(t) for t in outputs]
+        call = Call(
+            func,
+            args,
+            kwargs,
+            inputs,
+            [self.labels_of(t) for t in inputs],
+            outputs,
+            lambda: func(*tree_map(self._label_or_none, args), **kwargs),
+            lambda tensor, labels: self.constants.bind(tensor, labels, units),
+        )
         if name in BATCH_NORMS:
-            self._vector(args, passed)
-        flat = [t for t in tree_flatten(passed)[0] if isinstance(t, Tensor)]
-        first = flat[0]
-        return [
-            flat[i] if i < len(flat) and flat[i].shape == t.shape else _reshaped(first, t)
-            for i, t in enumerate(outputs)
-        ]
+            return [self._batch_norm(call), *[nothing(t) for t in outputs[1:]]]
+        if name == "native_group_norm":
+            return [self._group_norm(call), *[nothing(t) for t in outputs[1:]]]
+        return pass_labels(call, units)
 
-    def _operand(self, tensor: Tensor, name: str) -> Tensor | None:
-        """Labels of an operand; a constant tensor that meets channels element by element counts as uncuttable."""
-        labels = self.labels_of(tensor)
-        if labels is None and name in ELEMENTWISE and tensor.numel() > 1:
-            return torch.full(tuple(tensor.shape), NONE)
+    def _label_or_none(self, item: Any) -> Any:
+        if not isinstance(item, Tensor):
+            return item
+        labels = self.labels_of(item)
+        if labels is None:
+            return nothing(item) if item.is_floating_point() else item
         return labels
 
-    def _label_or_none(self, tensor: Tensor) -> Tensor:
-        labels = self.labels_of(tensor)
-        return torch.full(tuple(tensor.shape), NONE) if labels is None else labels
+    def _batch_norm(self, call: Call) -> Tensor:
+        """Every channel by itself; parameters and running statistics are cut with the channels."""
+        units, line = self.recording.units, along(call.first, 1)
+        state = [t for t in call.args[1:5] if isinstance(t, Tensor)]
+        self._size("num_features", line)
+        if state and line is None:
+            units.pin(call.first, "passes through a batch normalisation with mixed channels")
+        if not state or line is None:
+            return call.first
+        modules = {self.constants.name_of(t).rpartition(".")[0] for t in state}
+        if len(modules) == 1 and (module := next(iter(modules))):
+            known = self.recording.vectors.setdefault(module, line)
+            units.join(known, line, "shares a batch normalisation with fixed channels")
+        else:
+            for tensor in state:
+                call.bind(tensor, line)
+        return call.first
 
-    def _vector(self, args: Any, labels: Tensor) -> None:
-        line = along(labels, 1)
-        names = {self._state[t.data_ptr()] for t in args[1:5] if isinstance(t, Tensor) and t.data_ptr() in self._state}
-        if line is None or not names:
-            self.recording.units.pin(labels, "passes through a batch normalisation with mixed channels")
-            return
-        module = next(iter(names)).rpartition(".")[0]
-        if module in self.recording.vectors:
-            self.recording.units.join(
-                self.recording.vectors[module], line, "shares a batch normalisation with fixed channels"
-            )
-        self.recording.vectors[module] = line
+    def _group_norm(self, call: Call) -> Tensor:
+        """Channels that are normalised together are cut together; the number of groups follows."""
+        units, groups = self.recording.units, call.argument("group")
+        lead = units.couple(
+            lean(call.first).unflatten(1, (groups, -1)), range(2, call.first.dim() + 1), "group normalisation"
+        )
+        share = call.first.shape[1] // groups
+        line = lead.reshape(len(call.first), groups, 1).expand(-1, -1, share).reshape(len(call.first), -1)[0]
+        self._size("num_groups", line[::share])
+        self._size("num_channels", line)
+        for tensor in call.args[1:3]:
+            if isinstance(tensor, Tensor):
+                call.bind(tensor, line)
+        return spread(line, call.output.shape, 1)
+
+    def _size(self, attribute: str, line: Tensor | None) -> None:
+        """An integer of the running module counts these channels."""
+        if line is not None and self.stack and isinstance(vars(self._modules[self.stack[-1]]).get(attribute), int):
+            self.recording.sizes[(self.stack[-1], attribute)] = line
 
     def _keep(self, tensor: Tensor, labels: Tensor) -> None:
         self._alive.append(tensor)
@@ -227,12 +217,14 @@ class _Tracer(TorchDispatchMode):
         if key not in self._storages and tensor.numel() and tensor.is_floating_point():
             self._storages[key] = len(self.recording.activations)
             self.recording.activations.append(labels)
-            self.recording.shapes.append(tuple(tensor.shape))
 
 
-def _out_labels(units: Units, line: Tensor, weight: Tensor, groups: int) -> Tensor:
+def _counted(func: Any) -> bool:
+    return func._overloadpacket in flop_registry
+
+
+def _out_labels(units: Units, line: Tensor, outputs: int, groups: int) -> Tensor:
     """New units for the outputs of a layer; a depthwise output is its input, a grouped one is cut alike in every group."""
-    outputs = weight.shape[0]
     if groups == 1:
         return units.new(outputs)
     if groups == len(line) == outputs:
@@ -244,36 +236,36 @@ def _out_labels(units: Units, line: Tensor, weight: Tensor, groups: int) -> Tens
     return fresh
 
 
-def _reshaped(labels: Tensor, like: Tensor) -> Tensor:
-    return labels.clone() if labels.shape == like.shape else torch.full(tuple(like.shape), NONE)
-
-
 @contextmanager
 def _module_hooks(model: nn.Module, tracer: _Tracer) -> Iterator[None]:
     """Record every submodule call, for residual blocks and for telling which operation belongs to which block."""
     handles: list[Any] = []
-    starts: dict[str, list[tuple[int, Tensor | None, int | None]]] = defaultdict(list)
+    starts: dict[str, list[tuple[int, Tensor | None, int | None, bool]]] = defaultdict(list)
 
-    def before(name: str, args: Any) -> None:
+    def before(name: str, args: Any, kwargs: Any) -> None:
         x = args[0] if args and isinstance(args[0], Tensor) else None
         labels = None if x is None else tracer.labels_of(x)
+        alone = len(args) == 1 and all(value is None or value is False for value in kwargs.values())
         # An in-place operation at the end of the block before may still be under way: labels are values, so keep a copy.
-        starts[name].append((len(tracer.recording.ops), labels, None if x is None else tracer.activation_of(x)))
+        activation = None if x is None else tracer.activation_of(x)
+        starts[name].append((len(tracer.recording.ops), labels, activation, alone))
         tracer.stack.append(name)
 
     def after(name: str, output: Any) -> None:
         tracer.stack.pop()
-        first, in_labels, activation = starts[name].pop()
+        first, in_labels, activation, alone = starts[name].pop()
         if not isinstance(output, Tensor) or in_labels is None or activation is None:
             return
         out_labels, out = tracer.labels_of(output), tracer.activation_of(output)
         if out_labels is not None and out is not None and out_labels.shape == in_labels.shape:
-            calls = tracer.recording.modules
-            calls.append(ModuleCall(name, activation, out, in_labels, out_labels, first, len(tracer.recording.ops)))
+            last = len(tracer.recording.ops)
+            tracer.recording.modules.append(
+                ModuleCall(name, activation, out, in_labels, out_labels, first, last, alone)
+            )
 
     for name, module in model.named_modules():
         if name:
-            handles.append(module.register_forward_pre_hook(lambda m, a, n=name: before(n, a)))
+            handles.append(module.register_forward_pre_hook(lambda m, a, k, n=name: before(n, a, k), with_kwargs=True))
             handles.append(module.register_forward_hook(lambda m, a, o, n=name: after(n, o)))
     try:
         yield
@@ -282,16 +274,36 @@ def _module_hooks(model: nn.Module, tracer: _Tracer) -> Iterator[None]:
             handle.remove()
 
 
-def record(model: nn.Module, example: Tensor) -> Recording:
+def record(model: nn.Module, example: Example) -> Recording:
     """Run the model once in eval mode on one sample (1, ...) and return what was seen; the model is left as it was."""
     tracer = _Tracer(model)
-    tracer.start(example)
-    with in_eval_mode(model), torch.no_grad(), _module_hooks(model, tracer), tracer:
-        output = model(example)
+    for tensor in tree_flatten(as_arguments(example))[0]:
+        tracer.start(tensor)
+    with in_eval_mode(model), torch.no_grad(), without_fused_attention(), _module_hooks(model, tracer), tracer:
+        output = model(*as_arguments(example))
     final = [t for t in tree_flatten(output)[0] if isinstance(t, Tensor)]
     for tensor in final:
         labels = tracer.labels_of(tensor)
         if labels is not None:
             tracer.recording.units.pin(labels, "is an output of the network")
-    tracer.recording.outputs = tuple(i for t in final if (i := tracer.activation_of(t)) is not None)
+    tracer.recording.outputs = tuple(dict.fromkeys(i for t in final if (i := tracer.activation_of(t)) is not None))
+    _settle(tracer.recording, tracer.constants.met())
     return tracer.recording
+
+
+def _settle(recording: Recording, met: dict[str, Tensor]) -> None:
+    """What parameters of layers and normalisations met outside their own call must agree with that call."""
+    units = recording.units
+    for name, labels in met.items():
+        module, _, leaf = name.rpartition(".")
+        layer, line = recording.layers.get(module), recording.vectors.get(module)
+        if layer is None and line is None:
+            recording.parameters[name] = labels
+            continue
+        own = line if line is not None else layer.out_labels if layer is not None and leaf == "bias" else None
+        if own is not None and own.shape == labels.shape:
+            units.join(own, labels, f"meets {name} outside its own layer")
+            continue
+        for met_there in (labels, line, *((layer.in_labels, layer.out_labels) if layer is not None else ())):
+            if met_there is not None:
+                units.pin(met_there, f"meets {name} outside its own layer")

@@ -1,7 +1,7 @@
 """Costs of plans without torch: parameters, MACs, BOPs, bytes and peak activation bytes.
 
-MACs count convolutions and linear layers only. They are the numbers counted on the built module, not estimates:
-`evaluators.count` counts them there and the tests hold both equal.
+MACs count convolutions, linear layers and matrix products (attention). They are the numbers counted on the
+built module, not estimates: `evaluators.count` counts them there and the tests hold both equal.
 """
 
 from __future__ import annotations
@@ -79,6 +79,12 @@ def costs(network: Network, phenotypes: Phenotypes, peak: bool = False) -> dict[
             outputs = alive * _axis(phenotypes.kept, columns, layer.out_axis.fixed, layer.out_axis.terms)
             total["params"] += outputs
             total["size_bytes"] += FLOAT_BYTES * outputs
+    blocks = {block.name: i for i, block in enumerate(network.blocks)}
+    for product in network.products:
+        elements = _axis(phenotypes.kept, columns, product.elements.fixed, product.elements.terms)
+        macs = product.macs * elements // product.of * _alive(phenotypes, blocks.get(product.block))
+        total["macs"] += macs
+        total["bops"] += macs * FLOAT_BITS**2
     for vector in network.vectors:
         size = _axis(phenotypes.kept, columns, vector.axis.fixed, vector.axis.terms)
         size = size * _alive(phenotypes, in_block.get(vector.name))

@@ -27,17 +27,25 @@ class Axis:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that must be cut together: cutting unit i removes it from every member."""
+    """Channels that must be cut together: cutting unit i removes it from every member.
+
+    unit: output channels of the first producer that one unit stands for, e.g. three times the head size of an attention.
+    """
 
     name: str
     size: int
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
+    unit: int = 1
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or a linear layer. Positions are output (and input) places per sample, summed over repeated calls."""
+    """A convolution, a transposed one (kind conv_transpose) or a linear layer.
+
+    Positions are output (and input) places per sample, summed over repeated calls; of a transposed convolution both are its input
+    places, at which its kernel is applied.
+    """
 
     name: str
     kind: str
@@ -59,6 +67,16 @@ class Layer:
     @property
     def kernel_area(self) -> int:
         return self.kernel[0] * self.kernel[1]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A counted matrix product outside layers, as in attention: MACs per sample, proportional to the elements of its result."""
+
+    elements: Axis
+    macs: int
+    of: int
+    block: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +146,7 @@ class Network:
     dense: tuple[Dense, ...]
     fixed_parameters: int
     fixed_buffers: int
+    products: tuple[Product, ...] = ()
 
     @cached_property
     def columns(self) -> dict[str, int]:

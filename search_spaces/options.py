@@ -86,7 +86,7 @@ def legal_widths(size: int, shares: Iterable[float], multiple: int) -> tuple[int
 def _group_genes(group: ChannelGroup, options: SpaceOptions) -> list[Gene]:
     if not options.widths or _kept(group.producers, options.keep):
         return []
-    kept = legal_widths(group.size, options.widths, options.multiple)
+    kept = legal_widths(group.size, options.widths, math.ceil(options.multiple / group.unit))
     return [WidthGene(group.name, kept), CriterionGene(group.name, options.criteria)]
 
 
@@ -110,7 +110,7 @@ def _layer_genes(layer: Layer, options: SpaceOptions) -> list[Gene]:
 
 
 def _factorable(layer: Layer, method: str) -> bool:
-    if layer.groups > 1 or min(layer.in_channels, layer.out_channels) < 8:
+    if layer.kind == "conv_transpose" or layer.groups > 1 or min(layer.in_channels, layer.out_channels) < 8:
         return False
     return method != "tucker2" or (layer.kind == "conv" and layer.kernel_area > 1)
 

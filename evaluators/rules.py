@@ -1,0 +1,274 @@
+"""How labels pass through ATen operations: one rule per family of operations.
+
+Operations that only move elements are run on the labels themselves. Element-by-element ones join the labels that meet.
+Ones that mix along some dimensions (pooling, softmax, normalisation) pass labels that are equal along these and couple the
+others, because the statistics of all of them enter each. Whatever no rule covers pins the units that reach it, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluators.labels import NONE, Units, held, lean, nothing
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation as it ran. labels: those of its tensor arguments in order; None for tensors without.
+
+    rerun runs it on labels instead of activations; `bind` tells that elements of a constant met these labels.
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: Sequence[Tensor]
+    labels: Sequence[Tensor | None]
+    outputs: Sequence[Tensor]
+    rerun: Callable[[], Any]
+    bind: Callable[[Tensor, Tensor], None]
+
+    @property
+    def name(self) -> str:
+        return str(self.func._schema.name.split("::")[-1])
+
+    @property
+    def output(self) -> Tensor:
+        return self.outputs[0]
+
+    @property
+    def first(self) -> Tensor:
+        """Labels of the first operand that has any."""
+        return next(item for item in self.labels if item is not None)
+
+    def argument(self, name: str) -> Any:
+        """An argument by the name that the operator's schema gives it, its default where it was left out."""
+        for position, declared in enumerate(self.func._schema.arguments):
+            if declared.name == name:
+                default = declared.default_value if declared.has_default_value() else None
+                return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
+        return None
+
+
+Rule = Callable[[Call, Units], "Tensor | list[Tensor] | None"]
+
+
+def pass_labels(call: Call, units: Units) -> list[Tensor]:
+    """Labels of every output; what no rule covers pins the units that reach it."""
+    rule = RULES.get(call.name) or (pointwise if torch.Tag.pointwise in call.func.tags else None)
+    passed = rule(call, units) if rule else None
+    if passed is None:
+        for labels in call.labels:
+            if labels is not None:
+                units.pin(labels, f"passes through {call.name}, which no channel rule covers")
+        return [nothing(t) for t in call.outputs]
+    made = passed if isinstance(passed, list) else [passed]
+    return [made[i] if i < len(made) and made[i].shape == t.shape else nothing(t) for i, t in enumerate(call.outputs)]
+
+
+def moved(call: Call, units: Units) -> list[Tensor]:
+    """The operation on the labels themselves."""
+    result = call.rerun()
+    return [lean(t) for t in (result if isinstance(result, list | tuple) else [result])]
+
+
+def viewed(call: Call, units: Units) -> Tensor:
+    """As `moved`, but labels need not lie in memory as the activation does."""
+    return lean(call.first.reshape(call.output.shape))
+
+
+def unchanged(call: Call, units: Units) -> Tensor | None:
+    return call.first if call.first.shape == call.output.shape else None
+
+
+def pointwise(call: Call, units: Units) -> Tensor | None:
+    """Labels of operands that meet element by element are joined; what a constant varies along cannot be cut away from it."""
+    shape = call.output.shape
+    present = [item.expand(shape) for item in call.labels if item is not None]
+    result = present[0]
+    for other in present[1:]:
+        units.join(result, other, "is added to or multiplied with channels that cannot be cut")
+        result = torch.maximum(result, other) if result.data_ptr() != other.data_ptr() else result
+    result = lean(result)
+    for tensor, labels in zip(call.inputs, call.labels, strict=True):
+        if labels is None and tensor.numel() > 1:
+            dims = _varying(tensor, len(shape))
+            if held(result, dims) is None:
+                call.bind(tensor, result)
+    return result
+
+
+def _varying(tensor: Tensor, dims: int) -> list[int]:
+    """Dimensions of the broadcast result along which an operand has more than one element."""
+    return [dims - tensor.dim() + i for i, size in enumerate(tensor.shape) if size > 1]
+
+
+def mixing_places(call: Call, units: Units) -> Tensor | None:
+    """Pooling, resizing and padding of the last dimensions: every channel by itself."""
+    dims = range(2, call.first.dim()) if call.first.dim() > 2 else range(1, call.first.dim())
+    lead = held(call.first, dims)
+    return None if lead is None else lead.expand(call.output.shape)
+
+
+def padded(call: Call, units: Units) -> Tensor | None:
+    amounts = call.argument("pad")
+    dims = [call.first.dim() - 1 - i // 2 for i in range(0, len(amounts), 2) if amounts[i] or amounts[i + 1]]
+    lead = held(call.first, dims)
+    if lead is None:
+        return torch.nn.functional.pad(call.first, amounts, value=NONE)
+    return lead.expand(call.output.shape)
+
+
+def reduced(call: Call, units: Units) -> Tensor:
+    """Sums, means, norms over dimensions."""
+    dims = _dims(call)
+    lead = units.couple(call.first, dims, call.name)
+    if lead.dim() != call.output.dim():
+        lead = lead[tuple(0 if d in dims else slice(None) for d in range(lead.dim()))]
+    return lead
+
+
+def mixed_along(call: Call, units: Units) -> Tensor:
+    """Softmax and the like: every element depends on all along a dimension, and the shape stays."""
+    return units.couple(call.first, _dims(call), call.name).expand(call.output.shape)
+
+
+def _dims(call: Call) -> list[int]:
+    total, dim = call.first.dim(), call.argument("dim")
+    chosen = range(total) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+    return [d % total for d in chosen]
+
+
+def layer_norm(call: Call, units: Units) -> Tensor:
+    last = len(call.argument("normalized_shape"))
+    dims = range(call.first.dim() - last, call.first.dim())
+    return units.couple(call.first, dims, "layer normalisation").expand(call.output.shape)
+
+
+def pixel_shuffle(call: Call, units: Units) -> Tensor | None:
+    """The r^2 channels that become one output channel are cut together."""
+    return _shuffled(call, units, call.argument("upscale_factor") ** 2)
+
+
+def pixel_unshuffle(call: Call, units: Units) -> Tensor | None:
+    line = held(call.first, (-1, -2))
+    if line is None:
+        return None
+    return line.repeat_interleave(call.argument("downscale_factor") ** 2, dim=-3).expand(call.output.shape)
+
+
+def _shuffled(call: Call, units: Units, share: int) -> Tensor | None:
+    line = held(call.first, (-1, -2))
+    if line is None:
+        return None
+    sub = line.unflatten(-3, (-1, share))
+    lead = units.couple(sub, (sub.dim() - 3,), call.name).squeeze(-3)
+    return lead.expand(call.output.shape)
+
+
+def unfolded(call: Call, units: Units) -> Tensor | None:
+    """im2col: (N, C, H, W) -> (N, C k k, places)."""
+    line = held(call.first, (-1, -2))
+    if line is None:
+        return None
+    area = call.output.shape[-2] // call.first.shape[-3]
+    return line[..., 0].repeat_interleave(area, dim=-2).expand(call.output.shape)
+
+
+def product(call: Call, units: Units) -> Tensor | None:
+    """Matrix products (..., i, k) x (..., k, j) of two activations, or of one with a constant.
+
+    Where batch entries carry different units (attention heads), each entry is one unit and is cut whole. Otherwise nothing of the
+    contracted dimension can be cut, and the result keeps the labels of its columns, or else of its rows.
+    """
+    left, right = call.labels[-2:]
+    if left is not None and right is not None and not (_alike(left, units) and _alike(right, units)):
+        return _headwise(call, units, left, right)
+    for labels, contracted in ((left, -1), (right, -2)):
+        if labels is not None and held(labels, (contracted,)) is None:
+            units.pin(labels, "is contracted by a matrix product")
+    columns = None if right is None else right.narrow(-2, 0, 1).expand(call.output.shape)
+    rows = None if left is None else left.narrow(-1, 0, 1).expand(call.output.shape)
+    if columns is not None and (rows is None or bool((columns != NONE).any())):
+        if rows is not None:
+            units.pin(rows, "meets other channels in a matrix product")
+        return columns
+    return rows
+
+
+def attention(call: Call, units: Units) -> Tensor | None:
+    """softmax(q k^T) v of (N, heads, places, d): whole heads are cut; channels of a single head stay."""
+    query, key, value = call.labels[:3]
+    if query is None or key is None or value is None or _alike(query.flatten(0, -3), units):
+        return None
+    out = _headwise(call, units, query, key, value)
+    mask = call.argument("attn_mask")
+    if out is not None and mask is not None and mask.numel() > 1:
+        met = out[..., :1].expand(*out.shape[:-1], key.shape[-2])
+        if held(met, _varying(mask, met.dim())) is None:
+            call.bind(mask, met)
+    return out
+
+
+def _alike(labels: Tensor, units: Units) -> bool:
+    """Whether all batch entries of (..., i, k) carry the same units."""
+    return held(units.roots(labels), range(labels.dim() - 2)) is not None
+
+
+def _headwise(call: Call, units: Units, *operands: Tensor) -> Tensor | None:
+    if len({labels.shape[:-2] for labels in operands}) > 1:
+        return None
+    leads = [units.couple(labels, (-2, -1), "a matrix product") for labels in operands]
+    for lead in leads[1:]:
+        units.join(leads[0], lead, "meets channels that cannot be cut in a matrix product")
+    return lean(leads[0].expand(call.output.shape))
+
+
+def convolved(call: Call, units: Units) -> None:
+    """A convolution or product outside a layer that a plan can speak of."""
+    for labels in call.labels:
+        if labels is not None:
+            units.pin(labels, "feeds a convolution or projection that is no Conv2d or Linear layer")
+
+
+def _each(rule: Rule, names: str) -> dict[str, Rule]:
+    return {name: rule for name in names.split()}
+
+
+RULES: dict[str, Rule] = {
+    **_each(viewed, "view _unsafe_view reshape _reshape_alias"),
+    **_each(
+        moved,
+        "permute transpose t expand unsqueeze squeeze slice select clone split split_with_sizes chunk unbind alias detach "
+        "flatten cat stack flip roll repeat contiguous narrow unflatten channel_shuffle native_channel_shuffle lift_fresh "
+        "view_as index_select index",
+    ),
+    **_each(
+        unchanged, "_to_copy as_strided as_strided_ native_dropout dropout fake_quantize_per_tensor_affine_cachemask"
+    ),
+    **_each(pointwise, "hardswish hardswish_ hardtanh hardtanh_ relu6 softplus mish mish_ log_sigmoid_forward prelu"),
+    **_each(
+        mixing_places,
+        "max_pool2d_with_indices max_pool2d avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
+        "upsample_nearest2d upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa "
+        "_upsample_nearest_exact2d reflection_pad2d replication_pad2d grid_sampler_2d",
+    ),
+    **_each(padded, "constant_pad_nd pad"),
+    **_each(reduced, "sum mean amax amin var std var_mean std_mean linalg_vector_norm norm prod logsumexp"),
+    **_each(mixed_along, "_softmax softmax _safe_softmax _log_softmax log_softmax cumsum"),
+    **_each(layer_norm, "native_layer_norm layer_norm"),
+    **_each(product, "bmm mm addmm"),
+    **_each(
+        attention,
+        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention "
+        "_scaled_dot_product_cudnn_attention",
+    ),
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    "im2col": unfolded,
+}
