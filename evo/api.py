@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from evaluators.data import ImageData
@@ -48,6 +49,8 @@ from evo.workers import build_backend, worker_kit
 from evo.writing import write_outputs
 
 __all__ = ["Choice", "Given", "Listeners", "Result", "export_point", "load", "resume", "run_config", "search"]
+
+EXPORT_IMAGES, EXPORT_BATCH = 128, 16  # training images for ranges that only an export needs
 
 
 @dataclass(frozen=True)
@@ -240,4 +243,5 @@ def export_point(result: Result, point: FrontPoint, out: Path, format: str | Non
         kind,
         {"candidate_id": point.candidate_id, "step": step, "measures": measures},
         point.plan,
+        list(study.splits.calibration_batches(EXPORT_IMAGES, EXPORT_BATCH, torch.device("cpu"))),
     )

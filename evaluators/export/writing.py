@@ -41,9 +41,11 @@ def export(
     """Write `module` (tuned, not yet baked) to `out`: a folder, or for torch-export and onnx also a file of that ending.
 
     pytorch: a folder with the packed weights (as large as `size_bytes` says), a weightless program and a short loader that
-    needs only torch, numpy and safetensors. torch-export: model.pt2. onnx: model.onnx, opset 20, activation rounding as plain
-    operators. Each is loaded again and compared with the network; card.json (NAME.card.json beside a single file)
-    tells plan, measures and how it was checked.
+    needs only torch, numpy and safetensors. torch-export: model.pt2. onnx: model.onnx, opset 21, quantised layers as integers
+    with the search's own scales; where branches meet it rounds to 8 bits too, over ranges seen on the `calibration` batches
+    (inputs of the network; the example where there are none), and the card says how every layer runs.
+    Each is loaded again and compared with the network; card.json (NAME.card.json beside a single file) tells plan, measures
+    and how it was checked.
     Raises ValueError when `out` exists already or the export differs from the network.
     """
     require_free(out, format)
