@@ -37,6 +37,7 @@ from evo.keeping import KeepFront, KeepTracking, tracked_run
 from evo.lease import Lease
 from evo.loop import run_search
 from evo.manifest import RunInfo
+from evo.marks import absolute_marks
 from evo.observers import SearchObserver
 from evo.progress import Listener, SearchInfo
 from evo.randomness import evaluation_seed
@@ -166,7 +167,8 @@ def _run(run: RunDirectory, study: Study, address: str | None, listeners: Listen
     study = keep_study(study, run)
     backend = build_backend(config, worker_kit(study, given), address)
     tracker = _tracker(run, study)
-    info = SearchInfo(config.name, run.uri, config.flat(), dict(run.info.baseline))
+    marks = absolute_marks(config.tracking.marks, run.info.baseline)
+    info = SearchInfo(config.name, run.uri, config.flat(), dict(run.info.baseline), marks)
     observers = reports(_view(study), info, [listeners.display, tracker])
     kept: tuple[SearchObserver, ...] = (KeepTracking(run, tracker), KeepFront(study.problem, run.local))
     budget = Budget(**config.budget.model_dump())

@@ -10,12 +10,14 @@ from typing import Any
 
 from evo.config import AlgorithmConfig, Config
 from evo.front import LIMIT
+from evo.marks import absolute_marks
 from evo.registry import (
     ALGORITHMS,
     CODEBOOKS,
     CRITERIA,
     DATASETS,
     FACTORISATIONS,
+    MEASURES,
     MODELS,
     RANGES,
     ROUNDINGS,
@@ -50,6 +52,10 @@ def check(config: Config, measures: Collection[str]) -> None:
         raise ValueError("model must have either weights or pretrain, but got both; remove one")
     for pick in config.evaluation.final.picks:
         _check_pick(pick, measures)
+    for name, values in config.tracking.marks.items():
+        for measure in values:
+            _check_known(f"tracking.marks.{name}", measure, {*measures, *MEASURES})
+    absolute_marks(config.tracking.marks, dict.fromkeys(MEASURES, 1.0))  # their numbers can be read
     algorithm_class(config.algorithm)
 
 

@@ -75,27 +75,7 @@ def resume(
     _report(result, as_json)
 
 
-@app.command()
-def front(
-    run_dir: Annotated[str, RUN_DIR],
-    as_json: Annotated[bool, JSON] = False,
-    plot: Annotated[Path | None, typer.Option(help="write a plot: FILE.html (interactive) or FILE.png")] = None,
-) -> None:
-    """Show the Pareto front of a search, running or finished.
-
-    Example: evo front runs/demo --plot front.html
-    """
-    from evo.result import load
-
-    result = load(run_dir)
-    if plot is not None:
-        from evo.writing import write_plot
-
-        write_plot(result, plot)
-    if as_json:
-        print(json.dumps(result.to_json(), indent=2))
-    else:
-        _show(result)
+app.command()(cli_looking.front)
 
 
 @app.command()
@@ -121,6 +101,7 @@ def verify(
 
 
 app.command()(cli_looking.explain)
+app.command()(cli_looking.compare)
 
 
 @app.command()
@@ -216,22 +197,11 @@ def _listeners(quiet: bool) -> Listeners:
     return Listeners(display(quiet), (lambda text: None) if quiet else say)
 
 
-def _show(result: Result) -> None:
-    from evo.summary import finals_table, shown_front, trust
-
-    console = console_for_output()
-    console.print(shown_front(result))
-    finals = finals_table(result)
-    if finals is not None:
-        console.print(finals)
-    console.print(trust(result), soft_wrap=True, highlight=False)
-
-
 def _report(result: Result, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
         return
-    _show(result)
+    cli_looking.show(result)
     tracking = result.config.tracking
     say(f"plot: {result.run_dir}/figures/front.html and front.png")
     if tracking.tracker == "mlflow":

@@ -5,11 +5,88 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evo.cli_options import PICK, RUN_DIR, console_for_output
+from evo.cli_options import JSON, PICK, RUN_DIR, console_for_output
+
+if TYPE_CHECKING:
+    from evo.result import Result
+
+MARK = typer.Option(help="a point to draw beside the front, NAME:measure=value,... (repeatable)")
+
+
+def front(
+    run_dir: Annotated[str, RUN_DIR],
+    as_json: Annotated[bool, JSON] = False,
+    plot: Annotated[Path | None, typer.Option(help="write a plot: FILE.html (interactive) or FILE.png")] = None,
+    mark: Annotated[list[str] | None, MARK] = None,
+) -> None:
+    """Show the Pareto front of a search, running or finished.
+
+    Example: evo front runs/demo --plot front.html --mark "published:top1_error=0.09,macs=0.46x"
+    """
+    from evo.marks import parse_marks
+    from evo.result import load
+
+    result = load(run_dir).with_marks(parse_marks(mark or []))
+    if plot is not None:
+        from evo.writing import write_plot
+
+        write_plot(result, plot)
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        show(result)
+
+
+def show(result: Result) -> None:
+    """The front, the picks after the last step, how far step 1 can be trusted, and how the search went."""
+    from evo.summary import finals_table, shown_front, trust
+    from evo.terminal_plot import front_plot, history_line
+
+    console = console_for_output()
+    console.print(shown_front(result))
+    plotted = front_plot(result.useful or result.front, result.baseline, result.marks)
+    console.print(plotted, highlight=False, markup=False)
+    finals = finals_table(result)
+    if finals is not None:
+        console.print(finals)
+    console.print(history_line(result.history), highlight=False)
+    console.print(trust(result), soft_wrap=True, highlight=False)
+
+
+def compare(
+    run_dirs: Annotated[
+        list[str], typer.Argument(metavar="RUN_DIR...", help="two searches or more", show_default=False)
+    ],
+    reference: Annotated[str | None, typer.Option(help="the hypervolume's bound, e.g. top1_error=0.3,macs=4e7")] = None,
+    plot: Annotated[Path | None, typer.Option(help="write FILE.html (interactive) or FILE.png")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
+) -> None:
+    """Compare searches: hypervolume up to a common reference point, coverage, attainment, over evaluations.
+
+    Example: evo compare runs/nsga2 runs/random --plot compare.html
+    """
+    from evo.compare import compare as compare_runs
+    from evo.compare import parse_reference
+    from evo.writing import require_ending
+
+    bound = parse_reference(reference) if reference is not None else None
+    if plot is not None:
+        require_ending(plot)
+    found = compare_runs(run_dirs, bound)
+    if plot is not None:
+        from evo.compare_figures import write_comparison
+
+        write_comparison(found, plot)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        from evo.summary import comparison_tables
+
+        console_for_output().print(*comparison_tables(found))
 
 
 def explain(

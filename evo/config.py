@@ -156,6 +156,10 @@ class Tracking(Section):
     tracker: Literal["mlflow", "none"] = "mlflow"
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "evo"
+    marks: dict[str, dict[str, float | str]] = Field(
+        default_factory=dict,
+        description="points to draw beside the front, e.g. {published: {top1_error: 0.09, macs: 0.5x}}",
+    )
 
 
 class Config(Section):

@@ -23,7 +23,8 @@ nav { margin: 10px 0 4px; display: flex; flex-wrap: wrap; gap: 4px 16px; }
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
 section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 20px 22px; margin: 16px 0; }
-.wide { overflow-x: auto; }
+.wide { overflow: auto; max-height: 640px; }
+thead th { position: sticky; top: 0; background: #fff; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }

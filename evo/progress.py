@@ -13,12 +13,14 @@ from evo.front import FrontPoint, within_reference
 
 @dataclass(frozen=True)
 class SearchInfo:
-    """Known before the first evaluation: `params` is the flattened configuration, `baseline` measures the original."""
+    """Known before the first evaluation: `params` is the flattened configuration, `baseline` measures the original,
+    `marks` are points to draw beside the front."""
 
     name: str
     run_dir: str
     params: Mapping[str, str] = field(default_factory=dict)
     baseline: Mapping[str, float] = field(default_factory=dict)
+    marks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

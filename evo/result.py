@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from evo.candidates import FINAL, STEP1, STEP2, Evaluation
 from evo.config import Config, parse
 from evo.front import FrontPoint, pick, within_reference
 from evo.legality import legal
+from evo.marks import absolute_marks
 from evo.problem import Problem
 from evo.problem_config import problem_of
 from evo.reporting import front_points
@@ -64,6 +65,19 @@ class Result:
         return tuple(
             (n, dominated_share(self.problem, pareto_front(self.problem, measured[:n], STEP2))) for n in counts
         )
+
+    @property
+    def marks(self) -> dict[str, dict[str, float]]:
+        """Points of the configuration to compare with, in the measures' own units."""
+        return absolute_marks(self.config.tracking.marks, self.baseline)
+
+    def with_marks(self, marks: Mapping[str, Mapping[str, float | str]]) -> Result:
+        """The same result with further points to compare with; raises ValueError for one that cannot be read."""
+        both = {**self.config.tracking.marks, **{name: dict(values) for name, values in marks.items()}}
+        tracking = self.config.tracking.model_copy(update={"marks": both})
+        changed = replace(self, config=self.config.model_copy(update={"tracking": tracking}))
+        absolute_marks(both, self.baseline)
+        return changed
 
     def pick(self, spec: str) -> Choice:
         """A front member: its id, "knee", or limits such as "macs<=0.5x,top1_error<=0.09"."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evo.candidates import FINAL, STEP2
-from evo.front import format_measure, front_table, spread
+from evo.compare import Comparison
+from evo.front import FrontPoint, format_measure, front_table, spread
 from evo.result import Result
+from evo.terminal_plot import sparkline
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
 TRUSTED_TAU = 0.5
 SHOWN_POINTS = 20
@@ -72,3 +76,32 @@ def trust(result: Result) -> str:
     if found.high < TRUSTED_TAU:
         text += ". Too low to trust the cheap step: raise evaluation.step1.images, or promote more candidates"
     return text
+
+
+def comparison_tables(found: Comparison) -> tuple[Table, Table, Text]:
+    """A row per run, and which front covers which."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    runs = Table(title="Searches", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("run", "hypervolume", "over evaluations", "evaluations", "worker time", "front", *found.measures):
+        runs.add_column(name, no_wrap=True)
+    for run in sorted(found.runs, key=lambda run: -run.hypervolume):
+        best = [_best(run.front, name, found.baseline) for name in found.measures]
+        line = sparkline([value for _, value in run.curve], 20)
+        time = f"{run.seconds / 60:.1f} min"
+        runs.add_row(run.name, f"{run.hypervolume:.4f}", line, f"{run.evaluations:,}", time, str(len(run.front)), *best)
+    covers = Table(title="Share of the column's front that the row's covers", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("", *(run.name for run in found.runs)):
+        covers.add_column(name, no_wrap=True)
+    for run, shares in zip(found.runs, found.coverage, strict=True):
+        cells = ("-" if run is other else f"{share:.0%}" for other, share in zip(found.runs, shares, strict=True))
+        covers.add_row(run.name, *cells)
+    bounds = ", ".join(f"{name} {format_measure(name, abs(value))}" for name, value in found.reference.items())
+    return runs, covers, Text(f"hypervolume: share of the box between zero and the reference point {bounds}")
+
+
+def _best(front: Sequence[FrontPoint], name: str, baseline: Mapping[str, float]) -> str:
+    best = min(front, key=lambda point: point.objectives[name])
+    return f"from {format_measure(name, best.value(name), baseline.get(name))}"

@@ -129,7 +129,7 @@ class MlflowTracker:
     def _record_front(self, progress: Progress, every: float) -> None:
         if progress.front and time.monotonic() - self._front_logged >= every:
             self._front_logged = time.monotonic()
-            write = partial(_write_front, front=progress.front, baseline=self._info.baseline)
+            write = partial(_write_front, front=progress.front, info=self._info)
             self._background.submit(lambda: write(self._client(), self.run_id))
 
     def _record_members(self, front: Front) -> None:
@@ -226,11 +226,12 @@ def _key(name: str) -> str:
     return re.sub(r"[^\w\-. /]", "_", name)
 
 
-def _write_front(client: MlflowClient, run_id: str, front: Front, baseline: Mapping[str, float]) -> None:
+def _write_front(client: MlflowClient, run_id: str, front: Front, info: SearchInfo) -> None:
     with tempfile.TemporaryDirectory() as folder:
         front_parquet(front, f"{folder}/front.parquet")
-        front_png(front, baseline, f"{folder}/front.png")
-        Path(folder, "front.html").write_text(front_html(front, baseline), encoding="utf-8")
+        front_png(front, info.baseline, f"{folder}/front.png", info.name, info.marks)
+        text = front_html(front, info.baseline, info.name, info.marks)
+        Path(folder, "front.html").write_text(text, encoding="utf-8")
         client.log_artifacts(run_id, folder)
 
 

@@ -39,8 +39,8 @@ ADAPTERS = {
     "deap": {"evo/selection.py"},
     "optuna": {"evo/algorithms/optuna_sampler.py"},
     "mlflow": {"evo/tracking.py"},
-    "plotly": {"evo/figures.py", "evo/explain_figures.py", "evo/pages.py"},
-    "matplotlib": {"evo/figures.py", "evo/explain_figures.py"},
+    "plotly": {"evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py", "evo/pages.py"},
+    "matplotlib": {"evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py"},
     "pydantic": {"evo/config.py", "evo/space_file.py"},
     "yaml": {"evo/config.py", "evo/doctor_display.py"},
     "rich": {

@@ -29,7 +29,7 @@ def front(objectives: tuple[str, ...] = ("top1_error", "macs", "size_bytes")) ->
 
 def drawn(page: str) -> tuple[list[dict], dict]:
     """Traces and layout that the page hands to Plotly.newPlot."""
-    call = page[page.rindex("Plotly.newPlot(") :]
+    call = page[page.index("Plotly.newPlot(", page.index('<section id="s0">')) :]
     decoder = json.JSONDecoder()
     traces, end = decoder.raw_decode(call, call.index("["))
     layout, _ = decoder.raw_decode(call, call.index("{", end))
@@ -38,8 +38,8 @@ def drawn(page: str) -> tuple[list[dict], dict]:
 
 def test_page_needs_no_network_and_offers_every_pair() -> None:
     page = front_html(front(), BASELINE)
-    assert not re.search(r"<(script|link|img|iframe)[^>]*\b(src|href)\s*=", page)
-    assert "plotly.js v" in page[:5000]
+    assert not re.search(r"<(script|link|img|iframe)[^>]*\b(src|href)\s*=(?!\"data:)", page)
+    assert "plotly.js v" in page[:8000]
     traces, layout = drawn(page)
     candidates, marked, baseline = traces
     assert candidates["x"] == [point.measures["macs"] for point in front()]
@@ -51,6 +51,14 @@ def test_page_needs_no_network_and_offers_every_pair() -> None:
     assert pairs == {("top1_error", "macs"), ("top1_error", "size_bytes"), ("macs", "size_bytes")}
     moved = layout["updatemenus"][0]["buttons"][2]["args"][0]
     assert moved["y"][0] == [point.measures["macs"] for point in front()]
+
+
+def test_marks_are_drawn_in_the_pairs_that_they_name() -> None:
+    marks = {"published": {"top1_error": 0.09, "macs": 1e6}}
+    traces, layout = drawn(front_html(front(), BASELINE, "front", marks))
+    assert (traces[3]["name"], traces[3]["x"], traces[3]["y"]) == ("published", [1e6], [0.09])
+    without_size = layout["updatemenus"][0]["buttons"][1]["args"][0]
+    assert without_size["x"][3] == []
 
 
 def test_a_maximised_objective_is_drawn_in_its_natural_direction() -> None:
