@@ -1,7 +1,7 @@
 """Who evaluates what: events in, instructions out. No input or output, no clock, no threads.
 
-A request is queued, or runs on exactly one worker, or has been reported. A lost worker costs one evaluation, which is
-retried elsewhere; an error of the plan itself is reported and not retried.
+A request is queued, or runs on a worker (a second one where the first is slow), or has been reported. A lost worker costs
+what it was at, which is retried elsewhere; an error of the plan itself is reported and not retried.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ from cluster.messages import (
     GiveUp,
     Instruction,
     Report,
+    Slow,
     StartFailed,
     StartWorker,
+    StopWorker,
     Submitted,
     TimedOut,
     WorkerJoined,
     WorkerLost,
 )
 from evo.candidates import Outcome, Request, Status
+
+BATCH_S = 0.02  # requests that together take less than this travel together
+MAX_BATCH = 256
+FORGETTING = 0.95
 
 
 class Dispatcher:
@@ -40,15 +46,30 @@ class Dispatcher:
             )
         self.workers, self.max_attempts = workers, max_attempts
         self._queue: deque[Request] = deque()
-        self._running: dict[str, Request] = {}
+        self._running: dict[str, dict[str, Request]] = {}
         self._idle: deque[str] = deque()
         self._attempts: dict[str, int] = {}
+        self._pace: dict[str, float] = {}  # by step: seconds of the slowest recent evaluations
         self._starting = starting
         self._failed_starts, self._start_fault = 0, ""
 
     @property
     def finished(self) -> bool:
         return not self._attempts
+
+    @property
+    def free(self) -> int:
+        """How many more requests there are workers for."""
+        return max(0, self.workers - len(self._attempts))
+
+    @property
+    def spare(self) -> bool:
+        """Whether somebody has nothing to do."""
+        return bool(self._idle)
+
+    def expected(self, step: str) -> float | None:
+        """Seconds that a slow evaluation of a step takes; None before the first."""
+        return self._pace.get(step)
 
     def handle(self, event: Event) -> list[Instruction]:
         """What to do now. Events about a worker or an assignment that is over are ignored."""
@@ -61,7 +82,9 @@ class Dispatcher:
             self._start_failed(event)
         elif isinstance(event, WorkerLost):
             instructions += self._lose(event)
-        elif self._is_current(event.worker, event.key):
+        elif isinstance(event, Slow):
+            instructions += self._copy(event.worker)
+        elif event.key in self._running.get(event.worker, ()):
             instructions += self._complete(event)
         return instructions + self._assign() + self._start()
 
@@ -81,33 +104,56 @@ class Dispatcher:
 
     def _start_failed(self, event: StartFailed) -> None:
         self._starting = max(0, self._starting - 1)
-        self._failed_starts = self._failed_starts + 1 if event.lost else self.max_attempts
-        self._start_fault = event.reason
+        if not event.machine:
+            self._failed_starts = self._failed_starts + 1 if event.lost else self.max_attempts
+            self._start_fault = event.reason
 
     def _lose(self, event: WorkerLost) -> list[Instruction]:
         if event.worker in self._idle:
             self._idle.remove(event.worker)
-        request = self._running.pop(event.worker, None)
-        if request is None:
-            return []
-        if self._attempts[request.key] < self.max_attempts:
-            self._queue.appendleft(request)
-            return []
-        reason = f"its worker was lost {self.max_attempts} times, last: {event.reason}"
-        return [self._report(Outcome(request.key, Status.FAILED, reason=reason, worker=event.worker))]
-
-    def _is_current(self, worker: str, key: str) -> bool:
-        return worker in self._running and self._running[worker].key == key
+        reports: list[Instruction] = []
+        for request in reversed(self._running.pop(event.worker, {}).values()):
+            if self._workers_on(request.key):
+                continue
+            self._attempts[request.key] -= event.machine
+            if self._attempts[request.key] < self.max_attempts:
+                self._queue.appendleft(request)
+            else:
+                reason = f"its worker was lost {self.max_attempts} times, last: {event.reason}"
+                reports.append(self._report(Outcome(request.key, Status.FAILED, reason=reason, worker=event.worker)))
+        return reports
 
     def _complete(self, event: Finished | Failed | TimedOut) -> list[Instruction]:
-        del self._running[event.worker]
-        if not isinstance(event, TimedOut):
-            self._idle.append(event.worker)
+        request = self._leave(event.worker, event.key)
+        if isinstance(event, TimedOut):
+            self._lose(WorkerLost(event.worker, event.reason, machine=True))  # what it had not begun is not to blame
+            if self._workers_on(event.key):
+                return []  # the other copy has a deadline of its own
+        self._pace[request.step] = max(event.seconds, FORGETTING * self._pace.get(request.step, 0.0))
         if isinstance(event, Finished):
             outcome = Outcome(event.key, Status.COMPLETED, event.measures, seconds=event.seconds, worker=event.worker)
         else:
             outcome = Outcome(event.key, Status.FAILED, reason=event.reason, seconds=event.seconds, worker=event.worker)
-        return [self._report(outcome)]
+        return [self._report(outcome), *self._stop_copies(event.key)]
+
+    def _leave(self, worker: str, key: str) -> Request:
+        request = self._running[worker].pop(key)
+        if not self._running[worker]:
+            del self._running[worker]
+            self._idle.append(worker)
+        return request
+
+    def _workers_on(self, key: str) -> list[str]:
+        return [worker for worker, requests in self._running.items() if key in requests]
+
+    def _stop_copies(self, key: str) -> list[Instruction]:
+        others = self._workers_on(key)
+        for worker in others:
+            del self._running[worker][key]
+        done = [worker for worker in others if not self._running[worker]]
+        for worker in done:
+            del self._running[worker]
+        return [StopWorker(worker) for worker in done]
 
     def _report(self, outcome: Outcome) -> Report:
         del self._attempts[outcome.key]
@@ -116,11 +162,42 @@ class Dispatcher:
     def _assign(self) -> list[Instruction]:
         assigned: list[Instruction] = []
         while self._queue and self._idle:
-            worker, request = self._idle.popleft(), self._queue.popleft()
-            self._running[worker] = request
-            self._attempts[request.key] += 1
-            assigned.append(Assign(worker, request))
+            assigned.append(self._put(self._idle.popleft(), self._take()))
         return assigned
+
+    def _put(self, worker: str, requests: tuple[Request, ...]) -> Assign:
+        self._running[worker] = {request.key: request for request in requests}
+        for request in requests:
+            self._attempts[request.key] += 1
+        return Assign(worker, requests)
+
+    def _take(self) -> tuple[Request, ...]:
+        """The next requests for one worker. What was lost before goes alone, so that it cannot take others with it."""
+        taken = [self._queue.popleft()]
+        if self._attempts[taken[0].key]:
+            return tuple(taken)
+        size = self._batch(taken[0].step)
+        while len(taken) < size and self._queue and self._fits(taken[0], self._queue[0]):
+            taken.append(self._queue.popleft())
+        return tuple(taken)
+
+    def _fits(self, first: Request, other: Request) -> bool:
+        return other.step == first.step and not self._attempts[other.key]
+
+    def _batch(self, step: str) -> int:
+        if step not in self._pace or self.max_attempts == 1:
+            return 1
+        share = -(-(len(self._queue) + 1) // (len(self._idle) + len(self._running) + 1))
+        return min(MAX_BATCH, share, int(BATCH_S / max(self._pace[step], 1e-9)))
+
+    def _copy(self, slow: str) -> list[Instruction]:
+        """A second copy of the first request of a slow worker that has none, where somebody has nothing else to do."""
+        if self._queue or not self._idle:
+            return []
+        for request in self._running.get(slow, {}).values():
+            if len(self._workers_on(request.key)) == 1 and self._attempts[request.key] < self.max_attempts:
+                return [self._put(self._idle.popleft(), (request,))]
+        return []
 
     def _start(self) -> list[Instruction]:
         """As many workers as there is work for, unless starting them has failed too often."""
@@ -133,10 +210,13 @@ class Dispatcher:
 
     def validate(self) -> None:
         """Raise RuntimeError naming the invariant that does not hold."""
-        queued, running = [r.key for r in self._queue], [r.key for r in self._running.values()]
+        queued = [r.key for r in self._queue]
+        running = [key for requests in self._running.values() for key in requests]
         rules = {
-            "every unfinished request is queued or running, once": sorted(queued + running) == sorted(self._attempts),
-            "a worker is idle or runs one request": not set(self._idle) & set(self._running),
+            "every unfinished request is queued or running": {*queued, *running} == set(self._attempts),
+            "a queued request is queued once and does not run": len({*queued} - {*running}) == len(queued),
+            "a request runs on two workers at most": all(running.count(key) <= 2 for key in running),
+            "a worker is idle or at work": not set(self._idle) & set(self._running) and all(self._running.values()),
             "no worker is idle twice": len(set(self._idle)) == len(self._idle),
             "no worker is idle while requests wait": not (self._queue and self._idle),
             "attempts are within bounds": all(0 <= n <= self.max_attempts for n in self._attempts.values()),

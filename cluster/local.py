@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cluster.worker import answer, build, first_line
 from evaluators.protocol import Evaluator, EvaluatorFactory
@@ -24,6 +24,10 @@ class LocalBackend:
         evaluator = self._ready()
         for request in requests:
             yield answer(evaluator, request, self._threads, "local-0")
+
+    def stream(self, more: Callable[[int], Sequence[Request]]) -> Iterator[Outcome]:
+        while requests := more(1):
+            yield from self.evaluate(requests)
 
     def close(self) -> None:
         self._evaluator = None

@@ -15,7 +15,7 @@ class Submitted:
 
 @dataclass(frozen=True)
 class WorkerJoined:
-    """A worker that can take a request: one that was started, or one that was already there."""
+    """A worker that can take requests: one that was started, or one that was already there."""
 
     worker: str
     started: bool = True
@@ -23,16 +23,21 @@ class WorkerJoined:
 
 @dataclass(frozen=True)
 class StartFailed:
-    """A worker did not come up. Starting again may help where it died (`lost`), not where its factory raised."""
+    """A worker did not come up. Starting again may help where it died (`lost`), not where its factory raised; where its
+    machine went away (`machine`) that is nobody's fault."""
 
     reason: str
     lost: bool = False
+    machine: bool = False
 
 
 @dataclass(frozen=True)
 class WorkerLost:
+    """A worker died: alone, which its requests may be the cause of, or with its `machine`, which they are not."""
+
     worker: str
     reason: str
+    machine: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,18 @@ class TimedOut:
 
 
 @dataclass(frozen=True)
-class Assign:
+class Slow:
+    """A worker takes far longer than is usual: another one may be quicker."""
+
     worker: str
-    request: Request
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Requests for a worker, one after the other; more than one only where each takes next to no time."""
+
+    worker: str
+    requests: tuple[Request, ...]
 
 
 @dataclass(frozen=True)
@@ -80,11 +94,18 @@ class StartWorker:
 
 
 @dataclass(frozen=True)
+class StopWorker:
+    """What it works on has been answered by another one."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
 class GiveUp:
     """No worker is left and none can be started."""
 
     reason: str
 
 
-Event = Submitted | WorkerJoined | StartFailed | WorkerLost | Finished | Failed | TimedOut
-Instruction = Assign | Report | StartWorker | GiveUp
+Event = Submitted | WorkerJoined | StartFailed | WorkerLost | Finished | Failed | TimedOut | Slow
+Instruction = Assign | Report | StartWorker | StopWorker | GiveUp

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,53 +13,35 @@ from cluster.dispatcher import Dispatcher
 from cluster.messages import (
     Assign,
     Event,
-    Failed,
-    Finished,
     Instruction,
     Report,
+    Slow,
     StartFailed,
     StartWorker,
+    StopWorker,
     Submitted,
     TimedOut,
     WorkerJoined,
     WorkerLost,
 )
+from cluster.ray_actor import EvaluatorActor, event_of, fault_events, lost_with_machine
 from cluster.ray_session import connect, worker_environment
-from cluster.worker import answer, build, first_line
-from evaluators.protocol import Evaluator, EvaluatorFactory
+from cluster.worker import first_line
+from evaluators.protocol import EvaluatorFactory
 from evo.candidates import Outcome, Request
 from evo.failures import WorkerStartError
 
 PATIENCE_S = 60.0
-
-
-class EvaluatorActor:
-    """Lives in a process of its own. Its factory is a method's argument, so that what it raises can be told apart."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        self._name, self._threads = name, threads
-        self._evaluator: Evaluator | None = None
-
-    def start(self, make_evaluator: EvaluatorFactory) -> str:
-        """Empty, or why the evaluator could not be built."""
-        try:
-            self._evaluator = build(make_evaluator, self._threads)
-        except Exception as error:
-            return first_line(error)
-        return ""
-
-    def evaluate(self, request: Request) -> Outcome:
-        if self._evaluator is None:
-            raise RuntimeError(f"an actor must be started before it evaluates, but got key={request.key}; call start")
-        return answer(self._evaluator, request, self._threads, self._name)
+SLOW_FACTOR = 3.0  # an evaluation is slow at this multiple of the slowest recent one ...
+SLOW_S = 2.0  # ... and at least so many seconds
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What an actor is doing: starting (no key) or evaluating, since a moment of the monotonic clock."""
+    """What an actor is doing: starting (no requests) or evaluating, since a moment of the monotonic clock."""
 
     worker: str
-    key: str
+    requests: tuple[Request, ...]
     since: float
 
 
@@ -66,8 +49,10 @@ class RayBackend:
     """`workers` actors with `threads` CPU slots and `gpus` (a share may be a fraction) each.
 
     Without `address` a Ray cluster is started on this machine, and shut down by `close`. An actor that dies is replaced
-    and its request tried again, on at most `max_attempts` actors. A request without result after `deadline_s` seconds
-    fails, and its actor is killed. Actors are started when there is work for them and kept until `close`.
+    and its request tried again, on at most `max_attempts` actors; an actor that went down with its machine does not count.
+    A request without result after `deadline_s` seconds fails, and its actor is killed; one that takes far longer than usual
+    is given to a second actor as soon as one has nothing else to do. Actors are started when there is work for them and
+    kept until `close`.
     """
 
     def __init__(
@@ -80,7 +65,6 @@ class RayBackend:
         max_attempts: int = 3,
         gpus: float = 0.0,
     ) -> None:
-        Dispatcher(workers, max_attempts)
         self._make_evaluator, self._workers, self._threads, self._gpus = make_evaluator, workers, threads, gpus
         self._address, self._deadline_s, self._max_attempts = address, deadline_s, max_attempts
         self._ray: Any = None
@@ -89,22 +73,37 @@ class RayBackend:
         self._actors: dict[str, Any] = {}
         self._calls: dict[Any, _Call] = {}
         self._named = 0
+        self._dispatcher = Dispatcher(workers, max_attempts)
+        self._told_slow: set[str] = set()
 
     def evaluate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
-        if not requests:
+        waiting = list(requests)
+
+        def all_at_once(_: int) -> Sequence[Request]:
+            given, waiting[:] = tuple(waiting), ()
+            return given
+
+        return self.stream(all_at_once)
+
+    def stream(self, more: Callable[[int], Sequence[Request]]) -> Iterator[Outcome]:
+        new = more(self._workers)
+        if not new:
             return
         self._connect()
         self._abandon()
         starting = {call.worker for call in self._calls.values()}
-        dispatcher = Dispatcher(self._workers, self._max_attempts, len(starting))
+        self._dispatcher = Dispatcher(self._workers, self._max_attempts, len(starting))
         events: list[Event] = [WorkerJoined(name, started=False) for name in self._actors if name not in starting]
-        events += [Submitted(request) for request in requests]
         try:
-            while not dispatcher.finished or events:
-                instructions = [i for event in events for i in dispatcher.handle(event)]
+            while True:
+                events += [Submitted(request) for request in new]
+                instructions = [i for event in events for i in self._dispatcher.handle(event)]
                 self._perform(instructions)
                 yield from (i.outcome for i in instructions if isinstance(i, Report))
-                events = [] if dispatcher.finished else self._wait()
+                new = more(self._dispatcher.free)
+                if self._dispatcher.finished and not new:
+                    return
+                events = [] if new else self._slow() or self._wait()
         finally:
             self._abandon()
 
@@ -128,10 +127,13 @@ class RayBackend:
     def _perform(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
             if isinstance(instruction, Assign):
-                ref = self._actors[instruction.worker].evaluate.remote(instruction.request)
-                self._calls[ref] = _Call(instruction.worker, instruction.request.key, time.monotonic())
+                ref = self._actors[instruction.worker].evaluate.remote(instruction.requests)
+                self._calls[ref] = _Call(instruction.worker, instruction.requests, time.monotonic())
+                self._told_slow.discard(instruction.worker)
             elif isinstance(instruction, StartWorker):
                 self._start()
+            elif isinstance(instruction, StopWorker):
+                self._stop(instruction.worker)
             elif not isinstance(instruction, Report):
                 raise WorkerStartError.because(instruction.reason)
 
@@ -146,39 +148,65 @@ class RayBackend:
             runtime_env=worker_environment(self._threads),
         )
         self._actors[name] = kind.remote(name, self._threads)
-        self._calls[self._actors[name].start.remote(self._factory)] = _Call(name, "", time.monotonic())
+        self._calls[self._actors[name].start.remote(self._factory)] = _Call(name, (), time.monotonic())
 
     def _wait(self) -> list[Event]:
-        ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=self._patience())
-        if not ready and not any(call.key for call in self._calls.values()):
+        calls = list(self._calls)
+        ready, _ = self._ray.wait(calls, num_returns=1, timeout=self._patience())
+        if ready and len(calls) > 1:
+            ready, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
+        if not ready and not any(call.requests for call in self._calls.values()):
             warnings.warn(
                 f"no worker has started within {PATIENCE_S:g} s; does the cluster have {self._threads} CPUs and "
                 f"{self._gpus:g} GPUs free for one?",
                 RuntimeWarning,
                 stacklevel=3,
             )
-        return [self._settle(ref) for ref in ready] + self._overdue()
+        return [event for ref in ready for event in self._settle(ref)] + self._overdue()
 
     def _patience(self) -> float:
-        since = [call.since for call in self._calls.values() if call.key]
-        if self._deadline_s is None or not since:
-            return PATIENCE_S
-        return min(PATIENCE_S, max(0.0, min(since) + self._deadline_s - time.monotonic()))
+        """Seconds until something is due that no answer would tell."""
+        now, due = time.monotonic(), [time.monotonic() + PATIENCE_S]
+        for call in self._calls.values():
+            if call.requests and self._deadline_s is not None:
+                due.append(call.since + self._deadline_s)
+            if call.requests and self._dispatcher.spare and call.worker not in self._told_slow:
+                due.append(self._slow_at(call))
+        return max(0.0, min(due) - now)
 
-    def _settle(self, ref: Any) -> Event:
+    def _slow_at(self, call: _Call) -> float:
+        expected = self._dispatcher.expected(call.requests[0].step)
+        return math.inf if expected is None else call.since + max(SLOW_S, SLOW_FACTOR * expected * len(call.requests))
+
+    def _slow(self) -> list[Event]:
+        """Calls that a worker without work might answer sooner; each is told once."""
+        if not self._dispatcher.spare:
+            return []
+        calls = [call for call in self._calls.values() if call.requests and call.worker not in self._told_slow]
+        slow = [call.worker for call in calls if self._slow_at(call) <= time.monotonic()]
+        self._told_slow.update(slow)
+        return [Slow(worker) for worker in slow]
+
+    def _settle(self, ref: Any) -> list[Event]:
         call = self._calls.pop(ref)
         try:
             result = self._ray.get(ref)
         except self._ray.exceptions.RayActorError as error:
             self._drop(call.worker)
-            reason = first_line(error)
-            return WorkerLost(call.worker, reason) if call.key else StartFailed(reason, lost=True)
+            reason, machine = first_line(error), lost_with_machine(error)
+            if call.requests:
+                return [WorkerLost(call.worker, reason, machine)]
+            return [StartFailed(reason, lost=True, machine=machine)]
         except Exception as error:
-            reason = first_line(getattr(error, "cause", None) or error)
-            return Failed(call.worker, call.key, reason) if call.key else self._unusable(call.worker, reason)
-        if isinstance(result, Outcome):
-            return _event(result, call.worker)
-        return self._unusable(call.worker, result) if result else WorkerJoined(call.worker)
+            if not call.requests:
+                return [self._unusable(call.worker, first_line(getattr(error, "cause", None) or error))]
+            events = fault_events(call.worker, [request.key for request in call.requests], error)
+            if len(call.requests) > 1:
+                self._drop(call.worker)
+            return events
+        if call.requests:
+            return [event_of(outcome, call.worker) for outcome in result]
+        return [self._unusable(call.worker, result) if result else WorkerJoined(call.worker)]
 
     def _unusable(self, worker: str, reason: str) -> StartFailed:
         self._drop(worker)
@@ -188,28 +216,28 @@ class RayBackend:
         if self._deadline_s is None:
             return []
         now, events = time.monotonic(), list[Event]()
-        for ref, call in tuple(self._calls.items()):
-            if call.key and now - call.since >= self._deadline_s:
-                del self._calls[ref]
-                self._drop(call.worker)
+        for call in tuple(self._calls.values()):
+            if call.requests and now - call.since >= self._deadline_s:
+                self._stop(call.worker)
                 reason = f"no result within the deadline of {self._deadline_s:g} s"
-                events.append(TimedOut(call.worker, call.key, reason, now - call.since))
+                if len(call.requests) > 1:
+                    events.append(WorkerLost(call.worker, reason))
+                else:
+                    events.append(TimedOut(call.worker, call.requests[0].key, reason, now - call.since))
         return events
 
     def _abandon(self) -> None:
         """Kill the actors that still evaluate for somebody who no longer listens."""
-        for ref, call in tuple(self._calls.items()):
-            if call.key:
-                del self._calls[ref]
-                self._drop(call.worker)
+        for call in tuple(self._calls.values()):
+            if call.requests:
+                self._stop(call.worker)
+
+    def _stop(self, worker: str) -> None:
+        """Kill an actor and forget what it was doing."""
+        self._calls = {ref: call for ref, call in self._calls.items() if call.worker != worker}
+        self._drop(worker)
 
     def _drop(self, worker: str) -> None:
         actor = self._actors.pop(worker, None)
         if actor is not None:
             self._ray.kill(actor, no_restart=True)
-
-
-def _event(outcome: Outcome, worker: str) -> Event:
-    if outcome.status.value == "completed":
-        return Finished(worker, outcome.key, outcome.measures, outcome.seconds)
-    return Failed(worker, outcome.key, outcome.reason, outcome.seconds)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 REACH_TIMEOUT_S = 10.0
+START_ATTEMPTS = 4
 _TOKEN_SETTINGS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -32,13 +33,25 @@ def connect(address: str | None, cpus: int) -> tuple[Any, bool]:
         return ray, False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        ray.init(address="local", include_dashboard=False, num_cpus=max(cpus, os.cpu_count() or 1), **quiet)
+        _start_here(ray, max(cpus, os.cpu_count() or 1), quiet)
         return ray, True
     try:
         ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreachable(address, error) from error
     return ray, False
+
+
+def _start_here(ray: Any, cpus: int, quiet: dict[str, Any]) -> None:
+    """Start a private cluster; again where a busy machine was too slow for Ray's fixed patience of 30 seconds."""
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(address="local", include_dashboard=False, num_cpus=cpus, **quiet)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or attempt + 1 == START_ATTEMPTS:
+                raise
 
 
 def _require_reachable(address: str) -> None:

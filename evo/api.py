@@ -45,6 +45,7 @@ from evo.registry import TRACKERS, resolve
 from evo.reporting import FidelityPair, View, reports
 from evo.result import Choice, Result, load
 from evo.resuming import require_same_search
+from evo.steady import Steady, run_steady
 from evo.storage import RunDirectory
 from evo.workers import build_backend, worker_kit
 from evo.writing import write_outputs
@@ -121,16 +122,23 @@ def run_config(
         return _run(run, study, address, listeners, given)
 
 
+def is_run(run_dir: str) -> bool:
+    """Whether a search was begun there."""
+    return "run.json" in Folder.at(run_dir).names()
+
+
 def resume(
     run_dir: str | Path,
     overrides: Sequence[str] = (),
     address: str | None = None,
     listeners: Listeners = Listeners(),
     given: Given = Given(),  # noqa: B008 - frozen
+    config: Config | None = None,
 ) -> Result:
-    """Continue a search where it stopped; overrides may extend its budget, or change how it runs and is tracked."""
+    """Continue a search where it stopped; overrides may extend its budget, or change how it runs and is tracked. With
+    `config` it goes on under that configuration, which must be of the same search."""
     run = RunDirectory.open(str(run_dir))
-    config = parse(run.config, overrides, f"{run_dir}/config.yaml")
+    config = config or parse(run.config, overrides, f"{run_dir}/config.yaml")
     check_names(config)
     require_same_search(parse(run.config), config)
     _check_given(config, given, str(run_dir), "evo.resume")
@@ -174,7 +182,10 @@ def _run(run: RunDirectory, study: Study, address: str | None, listeners: Listen
     budget = Budget(**config.budget.model_dump())
     try:
         algorithm = build_algorithm(config.algorithm, study.problem, study.tables)
-        run_search(study.problem, algorithm, backend, scorers(study), run, config.seed, budget, (*observers, *kept))
+        if config.execution.asynchronous and isinstance(algorithm, Steady):
+            run_steady(study.problem, algorithm, backend, run, config.seed, budget, (*observers, *kept))
+        else:
+            run_search(study.problem, algorithm, backend, scorers(study), run, config.seed, budget, (*observers, *kept))
         result = load(run.uri)
         measure_finals(run, result, backend, config.evaluation.final.picks, listeners.note)
         if config.evaluation.final.picks and not result.final_baseline:

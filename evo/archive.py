@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evo.candidates import Evaluation
-from evo.pareto import as_matrix, front_indices, hypervolume
+from evo.pareto import front_indices, hypervolume
 from evo.problem import Problem
 from search_spaces.genome import Genome
 
@@ -26,18 +26,19 @@ class Agreement(NamedTuple):
 
 def feasible(problem: Problem, evaluations: Iterable[Evaluation], step: str) -> tuple[Evaluation, ...]:
     """Completed evaluations of a step that meet every constraint and carry every objective, ordered by key."""
-    kept = (e for e in evaluations if e.candidate.step == step and e.completed and problem.violation(e) <= 0)
-    return tuple(sorted((e for e in kept if np.isfinite(problem.values(e)).all()), key=lambda e: e.candidate.key))
+    at_step = [e for e in evaluations if e.candidate.step == step and e.completed]
+    good = (problem.excess(at_step) <= 0) & np.isfinite(problem.matrix(at_step)).all(axis=1)
+    return tuple(sorted((e for e, fine in zip(at_step, good, strict=True) if fine), key=lambda e: e.candidate.key))
 
 
 def objective_values(problem: Problem, evaluations: Sequence[Evaluation]) -> np.ndarray:
     """Minimised objective values, float64 (N, M)."""
-    return as_matrix([problem.values(e) for e in evaluations], len(problem.objectives))
+    return problem.matrix(evaluations)
 
 
 def violations(problem: Problem, evaluations: Sequence[Evaluation]) -> np.ndarray:
     """Constraint violations, float64 (N,)."""
-    return np.array([problem.violation(e) for e in evaluations], dtype=float)
+    return problem.excess(evaluations)
 
 
 def pareto_front(problem: Problem, evaluations: Iterable[Evaluation], step: str) -> tuple[Evaluation, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -96,6 +96,13 @@ class Backend(Protocol):
 
     def evaluate(self, requests: Sequence[Request]) -> Iterator[Outcome]: ...
     def close(self) -> None: ...
+
+
+class StreamingBackend(Backend, Protocol):
+    """A backend that asks for work as workers become free: `more(n)` gives at most n further requests, none for now or
+    for good. It ends when nothing is under way and `more` gives nothing."""
+
+    def stream(self, more: Callable[[int], Sequence[Request]]) -> Iterator[Outcome]: ...
 
 
 class Scorer(Protocol):

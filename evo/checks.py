@@ -26,6 +26,7 @@ from evo.registry import (
     check_name,
     resolve,
 )
+from evo.steady import Steady
 
 GIVEN = "given"  # the factory of a model or data set that was handed over in Python
 CANDIDATE_ID = re.compile(r"\w+-\w+")
@@ -56,7 +57,7 @@ def check(config: Config, measures: Collection[str]) -> None:
         for measure in values:
             _check_known(f"tracking.marks.{name}", measure, {*measures, *MEASURES})
     absolute_marks(config.tracking.marks, dict.fromkeys(MEASURES, 1.0))  # their numbers can be read
-    algorithm_class(config.algorithm)
+    _check_asynchronous(config, algorithm_class(config.algorithm))
 
 
 def _check_space(config: Config) -> None:
@@ -99,6 +100,14 @@ def _check_schemes(config: Config) -> None:
     if wrong or not space.groups:
         raise ValueError(
             f"space.groups must be channel, tensor or numbers of weights above 1, but got {space.groups}; correct it"
+        )
+
+
+def _check_asynchronous(config: Config, made: Any) -> None:
+    if config.execution.asynchronous and not issubclass(getattr(made, "func", made), Steady):
+        raise ValueError(
+            "execution.asynchronous needs an algorithm that gives one candidate at a time, but got "
+            f"algorithm.name={config.algorithm.name!r}; set it to nsga2, nsga3 or random"
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from evo import cli_looking
+from evo import cli_jobs, cli_looking
 from evo.cli_options import ADDRESS, CONFIG, JSON, PICK, QUIET, RUN_DIR, SET, console_for_output, say
 from evo.errors import USER_ERRORS, sentence
 
@@ -37,6 +37,9 @@ def search(
     set_: Annotated[list[str] | None, SET] = None,
     run_dir: Annotated[str | None, typer.Option(help="new directory for the run; default runs/NAME-TIME")] = None,
     address: Annotated[str | None, ADDRESS] = None,
+    or_resume: Annotated[
+        bool, typer.Option("--or-resume", help="go on where RUN_DIR holds this search already")
+    ] = False,
     quiet: Annotated[bool, QUIET] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -50,7 +53,10 @@ def search(
     target = run_dir or f"runs/{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
     from evo import api
 
-    result = api.run_config(loaded, target, address, _listeners(quiet))
+    if or_resume and api.is_run(target):
+        result = api.resume(target, [], address, _listeners(quiet), config=loaded)
+    else:
+        result = api.run_config(loaded, target, address, _listeners(quiet))
     _report(result, as_json)
 
 
@@ -174,20 +180,8 @@ def list_(
             typer.echo(f"  {key:26} {target}")
 
 
-@app.command()
-def submit(
-    config: Annotated[Path, CONFIG],
-    address: Annotated[str, typer.Option(help="the cluster's job server, e.g. http://127.0.0.1:8265")],
-    follow: Annotated[bool, typer.Option(help="stay and show the log")] = False,
-) -> None:
-    """Submit a search to a Ray cluster as a job (not available yet).
-
-    Example: evo submit configs/demo_digits.yaml --address http://127.0.0.1:8265 --follow
-    """
-    raise ValueError(
-        f"job submission must be supported by this release, but got submit {config} to {address}; "
-        f"run on that cluster instead with: evo search {config} --address ray://HEAD:10001"
-    )
+for job_command in (cli_jobs.submit, cli_jobs.status, cli_jobs.logs, cli_jobs.stop):
+    app.command()(job_command)
 
 
 def _listeners(quiet: bool) -> Listeners:

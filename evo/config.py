@@ -142,6 +142,9 @@ class Execution(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpus: float = Field(0.0, ge=0, description="GPUs (or a share of one) of each Ray actor")
     deadline_s: float | None = Field(None, gt=0, description="seconds after which a step-2 evaluation counts as failed")
+    asynchronous: bool = Field(
+        False, description="no generations: a free worker gets a new candidate at once (nsga2, random)"
+    )
 
 
 class BudgetConfig(Section):

@@ -22,6 +22,9 @@ from evo.randomness import evaluation_seed
 from evo.storage import RunDirectory
 from search_spaces.genome import Genome, SearchSpace
 
+# A crash may lose finished evaluations that together took less than this, or fewer than so many: each write costs milliseconds.
+JOURNAL_S = 0.05
+JOURNAL_ROWS = 5000
 DRIVER = "driver"
 MEMORY = "memory"
 
@@ -44,11 +47,11 @@ def run_search(
     directory fails for good, and lets KeyboardInterrupt through; both leave a directory that can be resumed.
     """
     manifest = run.latest()
-    state = _stored_state(run, manifest, algorithm.init(seed))
+    state = stored_state(run, manifest, algorithm.init(seed))
     archive = run.committed(manifest)
     memory = Memory(problem.space, (*archive, *legal(problem.space, run.journal(manifest))))
-    clock, audience, status = _Clock(manifest.seconds), Audience(observers), "failed"
-    standing = _standing(manifest.rounds, archive, archive, clock, budget, scorers)
+    clock, audience, status = Clock(manifest.seconds), Audience(observers), "failed"
+    standing = standing_of(manifest.rounds, archive, archive, clock, budget, scorers)
     audience.on_start(standing)
     try:
         while True:
@@ -60,7 +63,7 @@ def run_search(
             state = algorithm.tell(asked, evaluations)
             manifest = run.commit(manifest, evaluations, encode(state), clock.seconds)
             archive += evaluations
-            standing = _standing(manifest.rounds, archive, evaluations, clock, budget, scorers)
+            standing = standing_of(manifest.rounds, archive, evaluations, clock, budget, scorers)
             audience.on_round(standing)
         status = "finished"
     except KeyboardInterrupt:
@@ -71,12 +74,12 @@ def run_search(
     return archive
 
 
-def _stored_state(run: RunDirectory, manifest: Manifest, fresh: Any) -> Any:
+def stored_state(run: RunDirectory, manifest: Manifest, fresh: Any) -> Any:
     stored = run.state(manifest)
     return fresh if stored is None else decode(type(fresh), stored, like=fresh)
 
 
-class _Clock:
+class Clock:
     """Seconds over all sessions of a run."""
 
     def __init__(self, before: float) -> None:
@@ -87,11 +90,11 @@ class _Clock:
         return time.monotonic() - self._began
 
 
-def _standing(
+def standing_of(
     rounds: int,
     archive: tuple[Evaluation, ...],
     latest: tuple[Evaluation, ...],
-    clock: _Clock,
+    clock: Clock,
     budget: Budget,
     scorers: Mapping[str, Scorer],
 ) -> Standing:
@@ -126,9 +129,25 @@ class Memory:
         return copied and replace(copied, candidate=candidate, seconds=0.0, worker=MEMORY)
 
 
+class _Journal:
+    """Writes evaluations as they arrive, those that took next to no time several at once; the commit writes the rest."""
+
+    def __init__(self, run: RunDirectory, round_number: int) -> None:
+        self._run, self._round = run, round_number
+        self._rows: list[Evaluation] = []
+        self._seconds = 0.0
+
+    def add(self, evaluations: Sequence[Evaluation]) -> None:
+        self._rows += evaluations
+        self._seconds += sum(e.seconds for e in evaluations)
+        if self._seconds >= JOURNAL_S or len(self._rows) >= JOURNAL_ROWS:
+            self._run.append(self._rows, self._round)
+            self._rows, self._seconds = [], 0.0
+
+
 @dataclass(frozen=True)
 class Round:
-    """One batch under way. Each evaluation is journaled the moment it arrives."""
+    """One batch under way."""
 
     number: int
     space: SearchSpace
@@ -150,9 +169,9 @@ class Round:
         for candidate in batch.candidates:
             if self.memory.find(candidate) is None:
                 new.setdefault(self.memory.work(candidate), candidate)
-        arrived = set()
+        arrived, journal = set(), _Journal(self.run, self.number)
         for evaluations in chain(self._score(list(new.values())), self._measure(list(new.values()))):
-            self.run.append(evaluations, self.number)
+            journal.add(evaluations)
             for evaluation in evaluations:
                 self.memory.add(evaluation)
                 self.audience.on_evaluation(evaluation)
@@ -179,16 +198,17 @@ class Round:
         pending = {c.key: c for c in candidates if c.step not in self.scorers}
         if not pending:
             return
-        for outcome in self.backend.evaluate([self._request(c) for c in pending.values()]):
-            yield (_evaluation(pending[outcome.key], outcome),)
-
-    def _request(self, candidate: Candidate) -> Request:
-        genome = self.space.repair(candidate.genome)
-        seed = evaluation_seed(self.seed, genome, candidate.step)
-        return Request(candidate.key, self.space.decode(genome), candidate.step, seed)
+        for outcome in self.backend.evaluate([request_for(self.space, self.seed, c) for c in pending.values()]):
+            yield (evaluation_of(pending[outcome.key], outcome),)
 
 
-def _evaluation(candidate: Candidate, outcome: Outcome) -> Evaluation:
+def request_for(space: SearchSpace, seed: int, candidate: Candidate) -> Request:
+    """The work that a candidate stands for; its seed is a function of the run's seed, the step and the genome."""
+    genome = space.repair(candidate.genome)
+    return Request(candidate.key, space.decode(genome), candidate.step, evaluation_seed(seed, genome, candidate.step))
+
+
+def evaluation_of(candidate: Candidate, outcome: Outcome) -> Evaluation:
     return Evaluation(
         candidate,
         outcome.status,

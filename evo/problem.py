@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,20 @@ class Problem:
             return np.full(len(self.objectives), np.inf)
         values = np.array([o.sign * evaluation.measures.get(o.measure, np.nan) for o in self.objectives])
         return values if np.isfinite(values).all() else np.full(len(self.objectives), np.inf)
+
+    def matrix(self, evaluations: Sequence[Evaluation]) -> np.ndarray:
+        """`values` of many evaluations, float64 (N, objectives)."""
+        names, unknown = [o.measure for o in self.objectives], [np.nan] * len(self.objectives)
+        rows = [[e.measures.get(n, np.nan) for n in names] if e.completed else unknown for e in evaluations]
+        values = np.array(rows, dtype=float).reshape(len(rows), len(names)) * [o.sign for o in self.objectives]
+        values[~np.isfinite(values).all(axis=1)] = np.inf
+        return values
+
+    def excess(self, evaluations: Sequence[Evaluation]) -> np.ndarray:
+        """`violation` of many evaluations, float64 (N,)."""
+        if self.constraints:
+            return np.array([self.violation(e) for e in evaluations], dtype=float)
+        return np.where([e.completed for e in evaluations], 0.0, np.inf)
 
     def violation(self, evaluation: Evaluation) -> float:
         """Sum of relative excesses over the constraints' limits: 0 where feasible, +inf for a failed evaluation."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from evo.pareto import constrained_ranks, finite_rows
+from evo.pareto import constrained_ranks, crowding_by_rank, finite_rows
 
 Array = np.ndarray
 Rng = np.random.Generator
@@ -27,14 +27,9 @@ class Survival(Protocol):
 
 def nsga2_survival(values: Array, violations: Array, size: int, rng: Rng) -> Array:
     """NSGA-II: fronts, the last one by crowding distance (Deb et al. 2002). Draws nothing from `rng`."""
-
-    def select(individuals: list[_Individual], count: int) -> list[_Individual]:
-        from deap import tools
-
-        chosen: list[_Individual] = tools.selNSGA2(individuals, count, nd="log")
-        return chosen
-
-    return _feasible_first(select, values, violations, size)
+    rank = constrained_ranks(values, violations)
+    crowding = crowding_by_rank(_unit_range(np.asarray(values, dtype=float)), rank)
+    return np.lexsort((-crowding, rank))[:size].astype(np.int64)
 
 
 def nsga3_survival(values: Array, violations: Array, size: int, rng: Rng) -> Array:
@@ -110,8 +105,10 @@ def _select_rows(select: _Select, values: Array, count: int) -> Array:
 
 def _unit_range(values: Array) -> Array:
     """Every objective scaled to 0..1: DEAP's NSGA-III has absolute tolerances and takes the ideal point off twice."""
-    low, high = values.min(axis=0), values.max(axis=0)
-    return np.asarray((values - low) / np.where(high > low, high - low, 1.0))
+    finite = values[finite_rows(values)]
+    low, high = finite.min(axis=0, initial=np.inf), finite.max(axis=0, initial=-np.inf)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((values - low) / np.where(high > low, high - low, 1.0))
 
 
 @contextmanager

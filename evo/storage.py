@@ -110,10 +110,12 @@ class RunDirectory:
         self.folder.write(name, data)
         return StoredFile.of(name, data)
 
-    def append(self, evaluations: Sequence[Evaluation], round_number: int) -> None:
-        """Journal evaluations that finished together in a round under way."""
+    def append(self, evaluations: Sequence[Evaluation], round_number: int, number: int | None = None) -> None:
+        """Journal evaluations that finished together in a round under way. Where their order matters they have a number,
+        by which `journal` sorts."""
         if evaluations:
-            self._write_rows(f"pending-{round_number:06d}", evaluations, round_number)
+            order = "" if number is None else f"-{number:09d}"
+            self._write_rows(f"pending-{round_number:06d}{order}", evaluations, round_number)
 
     def record(self, name: str, evaluations: Sequence[Evaluation]) -> None:
         """Keep evaluations that were made outside the search's rounds, such as picks at the final step."""

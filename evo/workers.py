@@ -15,7 +15,7 @@ from evaluators.compression import CompressionEvaluator, frozen_teacher
 from evaluators.describe import trace
 from evaluators.saliency import Ranking
 from evo.build import Study
-from evo.candidates import Backend
+from evo.candidates import StreamingBackend
 from evo.config import Config, parse
 from evo.inputs import Given, device_of, load_splits, new_model, step_options
 from evo.registry import BACKENDS, resolve
@@ -55,14 +55,14 @@ def make_evaluator(kit: WorkerKit) -> CompressionEvaluator:
     return CompressionEvaluator(teacher, described, Ranking(kit.order), splits, step_options(config), device, artifacts)
 
 
-def build_backend(config: Config, kit: WorkerKit, address: str | None) -> Backend:
+def build_backend(config: Config, kit: WorkerKit, address: str | None) -> StreamingBackend:
     """The backend of a configuration; an address means a running cluster and so Ray."""
     execution = config.execution
     factory = partial(make_evaluator, kit)
     if execution.backend == "local" and address is None:
-        local: Backend = resolve(BACKENDS, "local")(factory, threads=execution.threads)
+        local: StreamingBackend = resolve(BACKENDS, "local")(factory, threads=execution.threads)
         return local
-    ray: Backend = resolve(BACKENDS, "ray")(
+    ray: StreamingBackend = resolve(BACKENDS, "ray")(
         factory,
         workers=execution.workers,
         threads=execution.threads,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from search_spaces.plan import CompressionPlan
 Genome = tuple[int, ...]
 
 
+@lru_cache(maxsize=2**15)
 def genome_digest(genome: Genome) -> str:
     """Content digest of a genome: 16 hexadecimal digits, equal on every platform."""
     return hashlib.blake2b(",".join(map(str, genome)).encode(), digest_size=8).hexdigest()

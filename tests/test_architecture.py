@@ -16,6 +16,7 @@ PACKAGES = ("search_spaces", "evo", "evaluators", "cluster")
 # The top floor joins names to objects; below it nothing imports it, but for the two that hand over to it when called.
 TOP = {
     "evo/cli.py",
+    "evo/cli_jobs.py",
     "evo/cli_looking.py",
     "evo/api.py",
     "evo/build.py",
@@ -53,7 +54,7 @@ ADAPTERS = {
         "evo/cli_options.py",
         *TOP,
     },
-    "typer": {"evo/cli.py", "evo/cli_looking.py", "evo/cli_options.py"},
+    "typer": {"evo/cli.py", "evo/cli_jobs.py", "evo/cli_looking.py", "evo/cli_options.py"},
 }
 HEAVY = ("torch", "ray", "mlflow")
 MACHINE = re.compile(

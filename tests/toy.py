@@ -174,4 +174,4 @@ def requests(genomes: Sequence[Genome]) -> list[Request]:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    search(begin(folder), generations=8, make_evaluator=lambda: ToyEvaluator(folder / "calls.log", delay_s=0.02))
+    search(begin(folder), generations=8, make_evaluator=lambda: ToyEvaluator(folder / "calls.log", delay_s=0.05))

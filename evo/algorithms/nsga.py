@@ -39,6 +39,10 @@ class NSGA:
     def init(self, seed: int) -> PopulationState:
         return PopulationState(seed)
 
+    def steady(self) -> tuple[NSGA, int]:
+        """As a steady-state algorithm (mu + 1)."""
+        return replace(self, offspring=1), self.population
+
     def ask(self, state: PopulationState) -> tuple[Batch, PopulationState]:
         return propose(self.problem, self._breeding(), state)
 

@@ -78,7 +78,9 @@ def contenders(problem: Problem, *groups: Iterable[Evaluation]) -> tuple[Evaluat
     for group in groups:
         for e in sorted(group, key=lambda e: e.candidate.key):
             latest[e.candidate.genome] = e
-    return tuple(e for e in latest.values() if np.isfinite(problem.values(e)).all())
+    members = tuple(latest.values())
+    complete = np.isfinite(problem.matrix(members)).all(axis=1)
+    return tuple(e for e, fine in zip(members, complete, strict=True) if fine)
 
 
 def check_sizes(**sizes: int) -> None:

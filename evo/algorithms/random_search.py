@@ -34,6 +34,9 @@ class RandomSearch:
     def init(self, seed: int) -> RandomState:
         return RandomState(seed)
 
+    def steady(self) -> tuple[RandomSearch, int]:
+        return replace(self, population=1), self.population
+
     def ask(self, state: RandomState) -> tuple[Batch, RandomState]:
         rng = stream(state.seed, "proposals", state.asked)
         source = samples(self.problem.space, rng) if state.asked else starts(self.problem.space, rng)

@@ -1,0 +1,180 @@
+"""Searches as jobs: what travels, what is refused in one sentence, and a real cluster that starts, stops and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from small_run import evo, settings, write_config
+
+from cluster.jobs import check_run_id, token_of
+from cluster.packing import own_modules, pack
+from evo.config import load, validate
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKEN = "0123456789abcdef" * 4
+USER_MODULE = "from my_parts import small\n\ndef build(width=8):\n    return small(width)\n"
+USER_PARTS = "from evaluators.models.small import digits_cnn\n\ndef small(width):\n    return digits_cnn(width=width)\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder: a network in one module that imports another one, weights, and files that should stay at home."""
+    folder = tmp_path / "project"
+    (folder / "runs" / "old").mkdir(parents=True)
+    (folder / "my_nets.py").write_text(USER_MODULE)
+    (folder / "my_parts.py").write_text(USER_PARTS)
+    (folder / "secret.key").write_text("secret")
+    (folder / ".env").write_text("PASSWORD=secret")
+    (folder / "runs" / "old" / "config.yaml").write_text("x: 1")
+    values = settings(None)
+    values["model"] = {"factory": "my_nets:build"}
+    write_config(folder / "search.yaml", values)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+def test_the_users_modules_travel_and_the_rest_of_the_folder_stays(project: Path, tmp_path: Path) -> None:
+    (project / "trained.safetensors").write_bytes(b"weights")
+    config = load("search.yaml", ["model.weights=trained.safetensors"])
+    assert own_modules(config) == {"my_nets"}
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    pack(config, packed)
+    files = {p.relative_to(packed).as_posix() for p in packed.rglob("*") if p.is_file()}
+    assert {"my_nets.py", "my_parts.py", "config.yaml", "weights/trained.safetensors", "evo/cli.py"} <= files
+    assert not any(word in name for name in files for word in ("secret", ".env", "runs/", "__pycache__"))
+    assert yaml.safe_load((packed / "config.yaml").read_text())["model"]["weights"] == "weights/trained.safetensors"
+    done = subprocess.run(
+        [sys.executable, "-c", "import my_nets, evo, sys; print(my_nets.build, evo.__file__)"],
+        cwd=packed, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert str(packed) in done.stdout, done.stderr
+
+
+def test_a_factory_that_is_not_here_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    values = settings(None)
+    values["model"] = {"factory": "no_such_module:build"}
+    with pytest.raises(ValueError, match="importable where you submit, but got module='no_such_module'"):
+        pack(validate(values), tmp_path)
+
+
+@pytest.mark.parametrize("run_id", ["../up", "a/b", "a\\b", ".", "..", "", "-x", "a" * 65, "a b", "a;rm", "a\n", "ä"])
+def test_a_run_id_leads_nowhere_else(run_id: str) -> None:
+    with pytest.raises(ValueError, match="a run id must be up to 64 letters"):
+        check_run_id(run_id)
+
+
+def test_addresses_that_cannot_be_are_one_sentence(
+    tmp_path: Path, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for address, text in (
+        ("127.0.0.1:8265", "must look like http://HEAD:8265"),
+        ("http://127.0.0.1:9", "must listen at"),
+    ):
+        answer = evo(capsys, "submit", "search.yaml", "--address", address)
+        assert answer.code == 2 and text in answer.err and answer.err.count("\n") == 1
+    assert "a run id must be" in evo(capsys, "submit", "search.yaml", "--address", "http://x:1", "--id", "../x").err
+
+
+def test_the_token_is_found_where_ray_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert token_of({}) == ""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("from home\n")
+    (tmp_path / "other").write_text("from file\n")
+    assert token_of({}) == "from home"
+    assert token_of({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}) == "from file"
+    assert token_of({"RAY_AUTH_TOKEN": "given", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}) == "given"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A head with a dashboard on loopback that lets in who has the token; all its processes end with it."""
+    port, dashboard = free_port(), free_port()
+    temp = Path("/tmp") / f"evo-head-{os.getpid()}"  # socket paths have 107 bytes
+    command = [
+        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats",
+        f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}", "--ray-client-server-port=0", f"--temp-dir={temp}",
+        f"--dashboard-agent-listen-port={free_port()}",
+    ]  # fmt: skip
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+    env.pop("RAY_ADDRESS", None)
+    log = open(tmp_path_factory.mktemp("head") / "log", "w+")  # noqa: SIM115
+    process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(dashboard, process)
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if process.poll() is None:
+                os.killpg(process.pid, number)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    continue
+        log.close()
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise RuntimeError(f"a head must start, but got exit code {process.poll()}; is the machine too busy?")
+
+
+@pytest.mark.chaos
+@pytest.mark.ray
+def test_a_search_is_submitted_followed_stopped_and_goes_on(
+    head: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit = ["submit", "search.yaml", "--address", head, "--storage", str(tmp_path / "storage"), "--id", "mine"]
+    submit += ["--set", "execution.backend=ray", "--set", "execution.workers=1"]
+    for token, got in (("", "no token"), ("f" * 64, "a wrong token")):
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+        answer = evo(capsys, *submit)
+        assert (answer.code, answer.err.count("\n")) == (2, 1) and f"but got {got}; set RAY_AUTH_TOKEN" in answer.err
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    assert evo(capsys, *submit, "--set", "budget.generations=500").code == 0
+    run = tmp_path / "storage" / "mine"
+    deadline = time.monotonic() + 240
+    while not list(run.glob("evaluations/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    again = evo(capsys, *submit)
+    assert "mine is at work already (RUNNING)" in again.err
+    assert "mine  RUNNING" in evo(capsys, "status", "mine", "--address", head).out
+    assert evo(capsys, "stop", "mine", "--address", head).code == 0
+    finished = {p.name for p in run.glob("manifest-*")}
+    assert finished
+    followed = evo(capsys, *submit, "--follow")
+    assert followed.code == 0, followed.err + followed.out
+    assert "finished" in followed.out, "the log of the search comes through"
+    status = evo(capsys, "status", "mine", "--address", head).out
+    assert "mine  STOPPED" in status and "mine.2  SUCCEEDED" in status
+    assert evo(capsys, "verify", run).code == 0
+    written = b"".join(p.read_bytes() for p in run.rglob("*") if p.is_file())
+    assert (
+        TOKEN.encode()
+        not in written + followed.out.encode() + evo(capsys, "logs", "mine", "--address", head).out.encode()
+    )
