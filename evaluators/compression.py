@@ -15,6 +15,7 @@ from evaluators.artifacts import load_tuned, save_tuned, tuned_name
 from evaluators.channels import Trace
 from evaluators.compose import compose, data_aware_layers, recalibrate
 from evaluators.data import Images, Splits
+from evaluators.latency.probe import LatencyProbe
 from evaluators.moments import InputMoments, collect_moments
 from evaluators.quantise import bake
 from evaluators.recovery import Budget, classify, tune
@@ -24,7 +25,16 @@ from search_spaces.phenotype import of_plan
 from search_spaces.plan import CompressionPlan
 
 # What a search may name as objective or constraint: measured on the built network, or computed from the plan.
-MEASURES = ("top1_error", "cross_entropy", "params", "macs", "bops", "size_bytes", "peak_activation_bytes")
+MEASURES = (
+    "top1_error",
+    "cross_entropy",
+    "params",
+    "macs",
+    "bops",
+    "size_bytes",
+    "peak_activation_bytes",
+    "latency_ms",
+)
 
 
 CALIBRATION_BATCH = 128
@@ -60,13 +70,16 @@ class CompressionEvaluator:
     steps: Mapping[str, StepOptions]
     device: torch.device
     artifacts: Path | None = None
+    latency: LatencyProbe | None = None
     progress: Callable[[float], None] | None = None
     _known: dict[str, InputMoments] = field(default_factory=dict, repr=False, compare=False)
 
     def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
         options = self.steps[step]
-        module = bake(self.realise(plan, step, seed))
-        measures = self.measure(module, options)
+        tuned = self.realise(plan, step, seed)
+        timed = self.latency.measures(plan, tuned) if self.latency is not None else {}
+        module = bake(tuned)
+        measures = {**self.measure(module, options), **timed}
         expected = {
             name: float(value[0])
             for name, value in costs(self.trace.network, of_plan(self.trace.network, plan), peak=True).items()
@@ -94,6 +107,7 @@ class CompressionEvaluator:
         found = costs(self.trace.network, of_plan(self.trace.network, nothing), peak=True)
         return {
             **self.measure(self.teacher, self.steps[step]),
+            **(self.latency.baseline_measures() if self.latency is not None else {}),
             **{name: float(value[0]) for name, value in found.items()},
         }
 

@@ -22,7 +22,7 @@ from evaluators.statistics import collect
 from evaluators.step1 import LossTables, build_tables
 from evaluators.step1_file import read_step1, write_step1
 from evo.algorithm import AnyAlgorithm
-from evo.candidates import STEP1, STEP2
+from evo.candidates import STEP1, STEP2, Scorer
 from evo.checks import algorithm_class, check
 from evo.config import AlgorithmConfig, Config
 from evo.inputs import Given, check_kept, device_of, load_model, load_splits, new_model, space_of, step_options
@@ -33,10 +33,12 @@ from evo.reachable import smallest
 from evo.registry import CRITERIA, resolve
 from evo.space_file import SPACE_FILE, space_to_json
 from evo.storage import RunDirectory
+from evo.timing import TIMING_FILE, TimedTables, Timing, kept_in, probe_of, timing_of
 from search_spaces.space import CompressionSpace
 
 SURROGATE = "predicted_loss_increase"
 LEARNED = ("top1_error", "cross_entropy")  # measures that only a real network can give
+LATENCY = "latency_ms"  # measured too, but predicted well enough to compare with measurements
 BASELINE_FILE = "models/baseline.safetensors"
 STEP1_FILE = "models/step1.safetensors"
 
@@ -56,6 +58,7 @@ class Study:
     problem: Problem
     baseline: Mapping[str, float]
     evaluator: CompressionEvaluator
+    timing: Timing | None = None
 
 
 def check_names(config: Config) -> None:
@@ -96,14 +99,17 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     check_kept(config, [layer.name for layer in described.network.layers])
     space = space_of(config, described.network)
     ranking, tables = _step1(config, teacher, described, splits, space, folder / STEP1_FILE if folder else None)
-    evaluator = CompressionEvaluator(
-        teacher, described, ranking, splits, step_options(config), device, folder / "models" if folder else None
-    )
+    timing = timing_of(config, folder, described.network, teacher, example)
+    models = folder / "models" if folder else None
+    probe = probe_of(config, timing, described.network, teacher, example, models)
+    evaluator = CompressionEvaluator(teacher, described, ranking, splits, step_options(config), device, models, probe)
     _check_outputs(teacher, example, splits)
     baseline = evaluator.baseline(STEP2)
     problem = build_problem(config, space, tables, baseline)
     build_algorithm(config.algorithm, problem, tables)  # parameters out of range are told before anything is written
-    return Study(config, teacher, described, splits, example, ranking, space, tables, problem, baseline, evaluator)
+    return Study(
+        config, teacher, described, splits, example, ranking, space, tables, problem, baseline, evaluator, timing
+    )
 
 
 def _check_outputs(teacher: nn.Module, example: Tensor, splits: Splits) -> None:
@@ -139,12 +145,14 @@ def keep_study(study: Study, run: RunDirectory) -> Study:
     """Keep in the run directory what a resumed search must find equal: the space, the trained weights, rankings and step-1
     tables. Returns the study whose evaluator keeps tuned weights there."""
     run.write(SPACE_FILE, space_to_json(study.space).encode())
+    if study.timing is not None and TIMING_FILE not in run.folder.names(str(Path(TIMING_FILE).parent)):
+        run.write(TIMING_FILE, study.timing.to_json().encode())
     if run.local is None:
         return study
     if not (run.local / STEP1_FILE).is_file():
         save_tensors(run.local / BASELINE_FILE, study.teacher.state_dict())
         write_step1(run.local / STEP1_FILE, study.ranking, study.tables)
-    return replace(study, evaluator=replace(study.evaluator, artifacts=run.local / "models"))
+    return replace(study, evaluator=kept_in(study.evaluator, run.local / "models"))
 
 
 def build_problem(
@@ -158,7 +166,7 @@ def build_problem(
 
 
 def _check_reachable(constraint: Constraint, space: CompressionSpace, tables: LossTables) -> None:
-    if constraint.measure in LEARNED:
+    if constraint.measure in (*LEARNED, LATENCY):
         return
     least = smallest(space, lambda codes: tables.score(codes)[constraint.measure])
     if least > constraint.upper:
@@ -168,5 +176,5 @@ def _check_reachable(constraint: Constraint, space: CompressionSpace, tables: Lo
         )
 
 
-def scorers(study: Study) -> dict[str, LossTables]:
-    return {STEP1: study.tables}
+def scorers(study: Study) -> dict[str, Scorer]:
+    return {STEP1: study.tables if study.timing is None else TimedTables(study.tables, study.timing.table)}

@@ -21,6 +21,7 @@ from evo.registry import (
     MODELS,
     RANGES,
     ROUNDINGS,
+    RUNTIMES,
     TABLES,
     WRAPPERS,
     check_name,
@@ -49,6 +50,8 @@ def check(config: Config, measures: Collection[str]) -> None:
         raise ValueError(
             "a search must end, but got a budget without generations, evaluations or minutes; set one of them"
         )
+    if config.timed is not None:
+        resolve(RUNTIMES, config.timed.runtime)
     if config.model.weights and config.model.pretrain:
         raise ValueError("model must have either weights or pretrain, but got both; remove one")
     for pick in config.evaluation.final.picks:

@@ -135,6 +135,15 @@ class Evaluation(Section):
     final: Final = Field(default_factory=Final)
 
 
+class LatencySection(Section):
+    """Where latency_ms is measured, beside the uncompressed network; measured too where no objective names it."""
+
+    runtime: str = Field("onnxruntime_int8", description="evo list runtimes")
+    threads: int = Field(1, ge=1, description="CPU threads of the runtime")
+    batch: int = Field(1, ge=1, description="samples per run")
+    repeats: int = Field(20, ge=5, description="paired runs, of which the median counts")
+
+
 class Execution(Section):
     backend: Literal["ray", "local"] = "ray"
     workers: int = Field(2, ge=1, description="Ray actors")
@@ -179,12 +188,19 @@ class Config(Section):
     constraints: list[ConstraintConfig] = Field(default_factory=list)
     algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    latency: LatencySection | None = Field(None, description="measure latency; default where latency_ms is named")
     execution: Execution = Field(default_factory=Execution)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     tracking: Tracking = Field(default_factory=Tracking)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @property
+    def timed(self) -> LatencySection | None:
+        """The section latency, or its defaults where an objective or a constraint needs one."""
+        named = {*(o.measure for o in self.objectives), *(c.measure for c in self.constraints)}
+        return self.latency or (LatencySection() if "latency_ms" in named else None)
 
     def flat(self) -> dict[str, str]:
         """Dotted keys and values as text, for trackers."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # A limit of at most 1 on a measure that large can only be meant as a fraction of the uncompressed network's value.
 RELATIVE_ABOVE = 10.0
+# What a cost promises, what the table of layer times predicts, and what was measured.
+SPEEDS = {"macs x": "macs", "predicted x": "predicted_latency_ms", "latency x": "latency_ms"}
 LIMIT = re.compile(r"\s*(?P<measure>\w+)\s*(?P<relation><=|>=)\s*(?P<bound>[-+.\deE]+?)(?P<relative>x?)\s*")
 
 
@@ -136,12 +138,27 @@ def front_table(points: Sequence[FrontPoint], baseline: Mapping[str, float], tit
     table.add_column("candidate", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
+    speeds = speed_columns(baseline)
+    for name in speeds:
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("plan", overflow="fold")
-    table.add_row("baseline", *(format_measure(name, baseline.get(name, math.nan)) for name in names), "uncompressed")
+    uncompressed = [*(format_measure(name, baseline.get(name, math.nan)) for name in names), *("1" for _ in speeds)]
+    table.add_row("baseline", *uncompressed, "uncompressed")
     for point in sorted(points, key=lambda p: tuple(p.objectives.values())):
-        cells = (format_measure(name, point.value(name), baseline.get(name)) for name in names)
-        table.add_row(point.candidate_id, *cells, point.summary)
+        cells = [format_measure(name, point.value(name), baseline.get(name)) for name in names]
+        table.add_row(point.candidate_id, *cells, *speed_cells(point.measures, baseline), point.summary)
     return table
+
+
+def speed_columns(baseline: Mapping[str, float]) -> Mapping[str, str]:
+    """SPEEDS where a search measured latency, else nothing."""
+    return SPEEDS if set(SPEEDS.values()) <= set(baseline) else {}
+
+
+def speed_cells(measures: Mapping[str, float], baseline: Mapping[str, float]) -> list[str]:
+    """These columns of a row, each relative to the uncompressed network."""
+    shares = [measures.get(name, math.nan) / baseline[name] for name in speed_columns(baseline).values()]
+    return ["-" if math.isnan(share) else f"{share:.2f}" for share in shares]
 
 
 def format_measure(name: str, value: float, baseline: float | None = None) -> str:

@@ -82,6 +82,14 @@ TRACKERS: Table = {
     "none": "evo.tracking:NoTracker",
 }
 
+RUNTIMES: Table = {
+    "onnxruntime_int8": "evaluators.latency.onnx_runtimes:onnxruntime_int8",
+    "onnxruntime_fp32": "evaluators.latency.onnx_runtimes:onnxruntime_fp32",
+    "openvino": "evaluators.latency.onnx_runtimes:openvino",
+    "pytorch": "evaluators.latency.eager:pytorch",
+    "cuda": "evaluators.latency.eager:cuda",
+}
+
 MODELS: Table = {
     "resnet8": "evaluators.models.cifar_resnet:resnet8",
     "resnet20": "evaluators.models.cifar_resnet:resnet20",
@@ -111,6 +119,8 @@ MEASURES: Table = {
     "macs": "multiply-accumulates of convolutions and linear layers for one sample, count",
     "bops": "macs x weight bits x activation bits for one sample, count",
     "size_bytes": "stored weights at their bit-widths, bytes",
+    "latency_ms": "time of one batch in the runtime of section latency, measured (at step 1 predicted), milliseconds",
+    "predicted_latency_ms": "the same as a table of layer times predicts it, milliseconds",
     "peak_activation_bytes": "largest sum of float32 activations alive at once for one sample, bytes",
 }
 
@@ -128,6 +138,7 @@ TABLES: Mapping[str, Table] = {
     "ranges": RANGES,
     "backends": BACKENDS,
     "trackers": TRACKERS,
+    "runtimes": RUNTIMES,
     "models": MODELS,
     "datasets": DATASETS,
     "measures": MEASURES,

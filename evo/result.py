@@ -88,6 +88,10 @@ class Result:
         measures = {STEP1: "predicted_loss_increase", STEP2: "top1_error", FINAL: "top1_error"}
         return step_agreement(self.evaluations, lower, upper, measures[lower], measures[upper])
 
+    def latency_agreement(self) -> Agreement:
+        """Kendall's tau between predicted and measured latency, over everything that was measured."""
+        return step_agreement(self.evaluations, STEP2, STEP2, "predicted_latency_ms", "latency_ms")
+
     def evaluation(self, candidate_id: str, step: str) -> Evaluation | None:
         found = [
             e for e in self.evaluations if e.candidate.id == candidate_id and e.candidate.step == step and e.completed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from evo.candidates import FINAL, STEP2
 from evo.compare import Comparison
-from evo.front import FrontPoint, format_measure, front_table, spread
+from evo.front import FrontPoint, format_measure, front_table, speed_cells, speed_columns, spread
 from evo.result import Result
 from evo.terminal_plot import sparkline
 
@@ -52,13 +52,17 @@ def finals_table(result: Result) -> Table | None:
         for o in result.problem.objectives
         if o.measure in result.baseline and not o.measure.startswith("top1")
     ]
-    for name in ("candidate", "test top-1", "epochs", *costs):
+    speeds = speed_columns(result.baseline)
+    for name in ("candidate", "test top-1", "epochs", *costs, *speeds):
         table.add_column(name, no_wrap=True)
     if result.final_baseline:
         original = [format_measure(name, result.baseline[name]) for name in costs]
-        table.add_row("baseline", f"{1 - result.final_baseline['test_top1_error']:.2%}", "-", *original)
+        table.add_row(
+            "baseline", f"{1 - result.final_baseline['test_top1_error']:.2%}", "-", *original, *("1" for _ in speeds)
+        )
     for candidate, measures in sorted(finals.items()):
         cells = [format_measure(name, measures[name], result.baseline[name]) for name in costs]
+        cells += speed_cells(measures, result.baseline)
         table.add_row(candidate, f"{1 - measures['test_top1_error']:.2%}", f"{measures['epochs']:g}", *cells)
     return table
 
@@ -73,6 +77,9 @@ def trust(result: Result) -> str:
     later = result.agreement(STEP2, FINAL)
     if later.pairs > 1 and not math.isnan(later.tau):
         text += f"; step 2 / final: {later.tau:.2f} ({later.pairs} candidates)"
+    timed = result.latency_agreement()
+    if not math.isnan(timed.tau):
+        text += f"; predicted / measured latency: {timed.tau:.2f} ({timed.pairs} candidates)"
     if found.high < TRUSTED_TAU:
         text += ". Too low to trust the cheap step: raise evaluation.step1.images, or promote more candidates"
     return text

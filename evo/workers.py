@@ -19,6 +19,7 @@ from evo.candidates import StreamingBackend
 from evo.config import Config, parse
 from evo.inputs import Given, device_of, load_splits, new_model, step_options
 from evo.registry import BACKENDS, resolve
+from evo.timing import Timing, probe_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class WorkerKit:
     weights: Mapping[str, np.ndarray]
     order: Mapping[tuple[str, str], tuple[int, ...]]
     artifacts: str | None
+    timing: str | None
     given: Given
 
 
@@ -37,7 +39,12 @@ def worker_kit(study: Study, given: Given) -> WorkerKit:
     state = {name: value.detach().cpu().numpy() for name, value in study.teacher.state_dict().items()}
     artifacts = study.evaluator.artifacts
     return WorkerKit(
-        study.config.to_yaml(), state, study.ranking.order, str(artifacts.resolve()) if artifacts else None, given
+        study.config.to_yaml(),
+        state,
+        study.ranking.order,
+        str(artifacts.resolve()) if artifacts else None,
+        study.timing.to_json() if study.timing is not None else None,
+        given,
     )
 
 
@@ -50,9 +57,14 @@ def make_evaluator(kit: WorkerKit) -> CompressionEvaluator:
     model = new_model(config) if kit.given.model is None else copy.deepcopy(kit.given.model)
     model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in kit.weights.items()})
     teacher = frozen_teacher(model, device)
-    described = trace(teacher, splits.prepare(splits.train.images[:1], device))
+    example = splits.prepare(splits.train.images[:1], device)
+    described = trace(teacher, example)
     artifacts = Path(kit.artifacts) if kit.artifacts else None
-    return CompressionEvaluator(teacher, described, Ranking(kit.order), splits, step_options(config), device, artifacts)
+    timing = None if kit.timing is None else Timing.from_json(kit.timing)
+    probe = probe_of(config, timing, described.network, teacher, example, artifacts)
+    return CompressionEvaluator(
+        teacher, described, Ranking(kit.order), splits, step_options(config), device, artifacts, probe
+    )
 
 
 def build_backend(config: Config, kit: WorkerKit, address: str | None) -> StreamingBackend:

@@ -23,16 +23,17 @@ TOP = {
     "evo/doctor.py",
     "evo/explain.py",
     "evo/inputs.py",
+    "evo/timing.py",
     "evo/workers.py",
 }
 HANDS_OVER_TO_TOP = {"evo/__init__.py", "evo/result.py"}
 
 ENGINE = {"search_spaces", "evo", "numpy", "pyarrow", "moocore"}
-TORCH = {"torch", "torchvision", "safetensors", "sklearn", "PIL"}
+TORCH = {"torch", "torchvision", "safetensors", "filelock", "sklearn", "PIL"}
 FLOORS = {
     "search_spaces": {"search_spaces", "numpy"},
     "evo": ENGINE,
-    "evaluators": ENGINE | TORCH | {"evaluators", "onnx", "onnxscript", "onnxruntime"},
+    "evaluators": ENGINE | TORCH | {"evaluators", "onnx", "onnxscript", "onnxruntime", "openvino"},
     "cluster": ENGINE | TORCH | {"evaluators", "cluster", "ray"},
 }
 # Above their floor these libraries are used in these files of evo only.
