@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.channels import Trace, kept_index
-from evaluators.factorise import FACTORISERS
+from evaluators.factorise import factorise
 from evaluators.moments import InputMoments
 from evaluators.quantise import activation_quantisers, quantise_layer
 from evaluators.saliency import Ranking
@@ -38,7 +38,8 @@ def compose(
     for factor in plan.factors:
         if not factor.layer.startswith(skipped):
             layer = smaller.get_submodule(factor.layer)
-            replace(smaller, factor.layer, FACTORISERS[factor.method](layer, factor.ranks))
+            known = inputs.get(factor.layer) if factor.metric == "inputs" else None
+            replace(smaller, factor.layer, factorise(layer, factor.method, factor.ranks, known))
     for bits in plan.bits:
         if not bits.layer.startswith(skipped):
             layer = smaller.get_submodule(bits.layer)
@@ -50,7 +51,8 @@ def data_aware_layers(plan: CompressionPlan) -> tuple[str, ...]:
     """Layers for which `compose` needs the moments of their inputs."""
     factorised = {factor.layer for factor in plan.factors}
     rounded = [b.layer for b in plan.bits if b.rounding != Bits.rounding and b.layer not in factorised]
-    return tuple(dict.fromkeys(rounded))
+    weighted = [factor.layer for factor in plan.factors if factor.metric == "inputs"]
+    return tuple(dict.fromkeys((*rounded, *weighted)))
 
 
 def kept_moments(

@@ -105,6 +105,7 @@ def _layer(recording: Recording, grouping: Grouping, name: str) -> Layer:
         in_positions=call.in_positions,
         out_positions=call.out_positions,
         calls=call.calls,
+        mid_positions=call.mid_positions,
     )
 
 

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-LayerT = TypeVar("LayerT", nn.Conv2d, nn.Linear)
+from evaluators.chains import (
+    checked,
+    conv_of,
+    linear,
+    part_conv,
+    patch_map,
+    pointwise_conv,
+    weight_of_layer,
+    whole_conv,
+)
+from evaluators.cp import cp
+from evaluators.moments import InputMoments
+from evaluators.tensor_train import tt2, tt3
+
+TINY = 1e-9  # ridge of least squares, of the mean diagonal
 
 
 def svd(layer: nn.Module, ranks: tuple[int, ...]) -> nn.Sequential:
@@ -16,16 +29,49 @@ def svd(layer: nn.Module, ranks: tuple[int, ...]) -> nn.Sequential:
 
     Truncated SVD of the (N, C k k) weight: the best rank-r approximation in the Frobenius norm (Eckart and Young 1936).
     """
-    weight = _weight(layer)
-    left, values, right = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
-    (r,) = _checked(ranks, (len(values),), layer)
+    left, values, right = torch.linalg.svd(weight_of_layer(layer).flatten(1).double(), full_matrices=False)
+    (r,) = checked(ranks, (len(values),), layer)
     root = values[:r].sqrt()
-    first, second = root[:, None] * right[:r], left[:, :r] * root
+    return _two(layer, root[:, None] * right[:r], left[:, :r] * root)
+
+
+def weighted_svd(layer: nn.Module, ranks: tuple[int, ...], second_moment: Tensor) -> nn.Sequential:
+    """As `svd`, but best for the outputs on inputs of this second moment M: truncates W M^1/2 (Zhang et al. 2016, eq. 4-6).
+
+    With U the leading left singular vectors of W M^1/2 the approximation is U U^T W, so M need not be inverted.
+    """
+    weight = weight_of_layer(layer).flatten(1).double()
+    (r,) = checked(ranks, (min(weight.shape),), layer)
+    left = _leading(weight @ second_moment.double() @ weight.T, r)
+    projected = left.T @ weight
+    root = projected.norm(dim=1).clamp_min(1e-12).sqrt()
+    return _two(layer, projected / root[:, None], left * root)
+
+
+def _two(layer: nn.Module, first: Tensor, second: Tensor) -> nn.Sequential:
     if isinstance(layer, nn.Linear):
-        return nn.Sequential(_linear(first, None), _linear(second, layer.bias))
-    conv = _conv_of(layer)
-    inner = _conv(first.reshape(r, *weight.shape[1:]), None, conv)
-    return nn.Sequential(inner, _conv(second[:, :, None, None], conv.bias))
+        return nn.Sequential(linear(first, None), linear(second, layer.bias))
+    conv = conv_of(layer)
+    inner = whole_conv(first.reshape(len(first), *conv.weight.shape[1:]), None, conv)
+    return nn.Sequential(inner, pointwise_conv(second, conv.bias))
+
+
+def spatial(layer: nn.Module, ranks: tuple[int, ...]) -> nn.Sequential:
+    """Two convolutions of rank r: k x 1 C->r, then 1 x k r->N, each with the geometry of its axis (Jaderberg et al. 2014).
+
+    Truncated SVD of the weight unfolded to (C k, N k): the best such pair in the Frobenius norm.
+    """
+    conv = conv_of(layer)
+    n, c, height, width = conv.weight.shape
+    unfolded = conv.weight.detach().double().permute(1, 2, 0, 3).reshape(c * height, n * width)
+    left, values, right = torch.linalg.svd(unfolded, full_matrices=False)
+    (r,) = checked(ranks, (len(values),), layer)
+    root = values[:r].sqrt()
+    vertical = (left[:, :r] * root).T.reshape(r, c, height, 1)
+    horizontal = (root[:, None] * right[:r]).reshape(r, n, 1, width).transpose(0, 1)
+    return nn.Sequential(
+        part_conv(vertical, None, conv, (True, False)), part_conv(horizontal, conv.bias, conv, (False, True))
+    )
 
 
 def tucker2(layer: nn.Module, ranks: tuple[int, ...]) -> nn.Sequential:
@@ -33,80 +79,90 @@ def tucker2(layer: nn.Module, ranks: tuple[int, ...]) -> nn.Sequential:
 
     Truncated higher-order SVD over the channel modes, refined by two sweeps of higher-order orthogonal iteration.
     """
-    conv = _conv_of(layer)
+    conv = conv_of(layer)
     weight = conv.weight.detach().double()
-    r_in, r_out = _checked(ranks, (weight.shape[1], weight.shape[0]), layer)
-    u_in = _leading(weight.transpose(0, 1).flatten(1), r_in)
-    u_out = _leading(weight.flatten(1), r_out)
+    r_in, r_out = checked(ranks, (weight.shape[1], weight.shape[0]), layer)
+    u_in = _unfolded(weight.transpose(0, 1), r_in)
+    u_out = _unfolded(weight, r_out)
     for _ in range(2):
-        u_out = _leading(torch.einsum("ncij,cr->nrij", weight, u_in).flatten(1), r_out)
-        u_in = _leading(torch.einsum("ncij,ns->csij", weight, u_out).flatten(1), r_in)
+        u_out = _unfolded(torch.einsum("ncij,cr->nrij", weight, u_in), r_out)
+        u_in = _unfolded(torch.einsum("ncij,ns->csij", weight, u_out), r_in)
     core = torch.einsum("ncij,ns,cr->srij", weight, u_out, u_in)
-    return nn.Sequential(
-        _conv(u_in.T[:, :, None, None], None),
-        _conv(core, None, conv),
-        _conv(u_out[:, :, None, None], conv.bias),
-    )
+    return nn.Sequential(pointwise_conv(u_in.T, None), whole_conv(core, None, conv), pointwise_conv(u_out, conv.bias))
 
 
-FACTORISERS: dict[str, Callable[[nn.Module, tuple[int, ...]], nn.Sequential]] = {"svd": svd, "tucker2": tucker2}
+Factoriser = Callable[[nn.Module, tuple[int, ...]], nn.Sequential]
+FACTORISERS: dict[str, Factoriser] = {
+    "svd": svd,
+    "spatial": spatial,
+    "tucker2": tucker2,
+    "cp": cp,
+    "tt2": tt2,
+    "tt3": tt3,
+}
 
 
-def _leading(unfolding: Tensor, r: int) -> Tensor:
-    """Leading left singular vectors, through the small Gram matrix; signs fixed so that the result is the same everywhere."""
-    _, vectors = torch.linalg.eigh(unfolding @ unfolding.T)
+def factorise(
+    layer: nn.Module, method: str, ranks: tuple[int, ...], inputs: InputMoments | None = None
+) -> nn.Sequential:
+    """The chain that stands in for a layer; with the moments of its inputs, the one whose outputs are closer.
+
+    svd is then exactly optimal; elsewhere the last layer of the chain is fitted to the outputs by least squares, which cannot
+    make them worse. Tensor trains have no such layer and stay as they are. A bias takes up the change of the outputs' mean.
+    """
+    chain = FACTORISERS[method](layer, ranks)
+    last = chain[-1]
+    if inputs is None or not isinstance(last, nn.Conv2d | nn.Linear):
+        return chain
+    weight, bias = weight_of_layer(layer), last.bias is not None
+    moment = inputs.second(bias).to(weight.device)
+    if method == "svd":
+        chain = weighted_svd(layer, ranks, moment)
+    else:
+        features = patch_map(list(chain)[:-1], weight.shape)
+        _fill(last, least_squares(weight.flatten(1), features, moment))
+    if last.bias is not None:
+        change = patch_map(list(chain), weight.shape) - weight.flatten(1)
+        _add_bias(chain[-1], inputs.bias_for(change))
+    return chain
+
+
+def least_squares(weight: Tensor, features: Tensor, second_moment: Tensor) -> Tensor:
+    """The matrix X (outputs, f) for which X A x is closest to W x, for features A (f, fan-in) of inputs x of this second moment:
+    W M A^T (A M A^T)^-1."""
+    a, m = features.double(), second_moment.double()
+    normal = a @ m @ a.T
+    normal.diagonal().add_(TINY * normal.diagonal().mean().clamp_min(1e-30))
+    solved: Tensor = torch.linalg.solve(normal, a @ m @ weight.double().T).T
+    return solved
+
+
+def _fill(layer: nn.Module, weight: Tensor) -> None:
+    with torch.no_grad():
+        tensor = weight_of_any(layer)
+        tensor.copy_(weight.view_as(tensor))
+
+
+def _add_bias(layer: nn.Module, shift: Tensor) -> None:
+    if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+        with torch.no_grad():
+            layer.bias.add_(shift.to(layer.bias))
+
+
+def weight_of_any(layer: nn.Module) -> Tensor:
+    if not isinstance(layer, nn.Conv2d | nn.Linear):
+        raise TypeError(f"a chain must end with a convolution or a linear layer, but got {layer}; report this")
+    return layer.weight
+
+
+def _unfolded(tensor: Tensor, r: int) -> Tensor:
+    unfolding = tensor.flatten(1)
+    return _leading(unfolding @ unfolding.T, r)
+
+
+def _leading(gram: Tensor, r: int) -> Tensor:
+    """Leading eigenvectors; signs fixed so that the result is the same everywhere."""
+    _, vectors = torch.linalg.eigh(gram)
     vectors = vectors.flip(1)[:, :r]
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return vectors * largest.sign()
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    if not isinstance(layer, nn.Linear):
-        _conv_of(layer)
-    return layer.weight.detach()  # type: ignore[union-attr, operator, return-value]
-
-
-def _conv_of(layer: nn.Module) -> nn.Conv2d:
-    if not isinstance(layer, nn.Conv2d) or layer.groups != 1:
-        raise ValueError(
-            f"only ungrouped convolutions (and linear layers, by svd) can be factorised, but got {layer}; leave it dense"
-        )
-    return layer
-
-
-def _checked(ranks: tuple[int, ...], limits: tuple[int, ...], layer: nn.Module) -> tuple[int, ...]:
-    if len(ranks) != len(limits) or not all(1 <= r <= limit for r, limit in zip(ranks, limits, strict=True)):
-        raise ValueError(
-            f"ranks must lie between 1 and {limits} for {layer}, but got ranks={ranks}; choose smaller ones"
-        )
-    return ranks
-
-
-def _conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d | None = None) -> nn.Conv2d:
-    """A convolution with this weight (out, in, k, k); geometry from `like`, or 1 x 1 with stride 1."""
-    out, into, *kernel = weight.shape
-    if like is None:
-        return _filled(nn.Conv2d(into, out, tuple(kernel), bias=bias is not None), weight, bias)  # type: ignore[arg-type]
-    conv = nn.Conv2d(
-        into,
-        out,
-        like.kernel_size,  # type: ignore[arg-type]
-        like.stride,  # type: ignore[arg-type]
-        like.padding,  # type: ignore[arg-type]
-        like.dilation,  # type: ignore[arg-type]
-        bias=bias is not None,
-        padding_mode=like.padding_mode,
-    )
-    return _filled(conv, weight, bias)
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    return _filled(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None), weight, bias)
-
-
-def _filled(layer: LayerT, weight: Tensor, bias: Tensor | None) -> LayerT:
-    with torch.no_grad():
-        layer.weight.copy_(weight.float())
-        if bias is not None and layer.bias is not None:
-            layer.bias.copy_(bias)
-    return layer

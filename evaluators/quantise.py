@@ -230,7 +230,9 @@ def quantise_layer(module: nn.Module, bits: Bits, inputs: InputMoments | None = 
     if bits.weight >= FLOAT_BITS and bits.activation >= FLOAT_BITS:
         return module
     if isinstance(module, nn.Sequential):
-        return nn.Sequential(*(quantise_layer(part, bits) for part in module))
+        return nn.Sequential(
+            *(quantise_layer(part, bits) if isinstance(part, nn.Conv2d | nn.Linear) else part for part in module)
+        )
     if not isinstance(module, nn.Conv2d | nn.Linear):
         raise TypeError(
             f"only Conv2d and Linear layers can be quantised, but got {type(module).__name__}; leave it at 32 bits"

@@ -24,6 +24,7 @@ class LayerCall:
     in_positions: int = 0
     out_positions: int = 0
     calls: int = 0
+    mid_positions: int = 0
 
 
 @dataclass

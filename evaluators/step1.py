@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evaluators.chains import patch_map
 from evaluators.channels import Trace, kept_index
-from evaluators.factorise import FACTORISERS
-from evaluators.layers import weight_of
+from evaluators.factorise import factorise
+from evaluators.layers import layer_of, weight_of
+from evaluators.moments import InputMoments
 from evaluators.quantise import rounded_weight
 from evaluators.ranges import RULES, Seen, rounding_error
 from evaluators.saliency import Ranking
@@ -26,6 +28,7 @@ from search_spaces.codebooks import Scheme
 from search_spaces.cost_tables import CostTables
 from search_spaces.costs import costs
 from search_spaces.genes import (
+    DENSE,
     ActivationBitsGene,
     CriterionGene,
     FactorGene,
@@ -121,9 +124,8 @@ def build_tables(
                 rule = by_name.get(f"range:{gene.layer}")
                 terms.append(_noise_term(space, gene, index, rule, weights[gene.layer], statistics[gene.layer]))
             case FactorGene():
-                terms.append(
-                    _layer_term("factor", gene, gene.layer, index, _truncations(space, model, gene), statistics)
-                )
+                changes = _truncations(space, model, gene, statistics[gene.layer])
+                terms.append(_layer_term("factor", gene, gene.layer, index, changes, statistics))
             case SkipGene():
                 last = space.network.block(gene.block).layers[-1]
                 cost = quadratic(statistics[last], weights[last])
@@ -236,27 +238,27 @@ def _noise(statistics: LayerStatistics, bits: int, rule: str) -> float:
     return float(rounding_error(statistics.input_sample, RULES[rule](seen, bits), bits))
 
 
-def _truncations(space: CompressionSpace, model: nn.Module, gene: FactorGene) -> list[Tensor]:
+def _truncations(
+    space: CompressionSpace, model: nn.Module, gene: FactorGene, statistics: LayerStatistics
+) -> list[Tensor]:
     """Weight error of each option at full width."""
     layer, weight = space.network.layer(gene.layer), _matrix(model, gene.layer)
-    changes = [torch.zeros_like(weight)]
-    for method, share in gene.options[1:]:
-        sizes = np.array([layer.in_channels]), np.array([layer.out_channels])
-        ranks, worth = ranks_for(layer, method, share, *sizes)
+    changes = []
+    for option in gene.options:
+        if option == DENSE:
+            changes.append(torch.zeros_like(weight))
+            continue
+        ranks, worth = ranks_for(layer, option, np.array([layer.in_channels]), np.array([layer.out_channels]))
         used = tuple(int(r) for r in ranks[0] if r)
-        changes.append(
-            _product(model.get_submodule(gene.layer), method, used) - weight if worth[0] else torch.zeros_like(weight)
-        )
+        inputs = statistics.inputs if gene.metric == "inputs" else None
+        changes.append(_replaced(model, gene.layer, option.method, used, inputs) - weight if worth[0] else 0 * weight)
     return changes
 
 
-def _product(layer: nn.Module, method: str, ranks: tuple[int, ...]) -> Tensor:
+def _replaced(model: nn.Module, layer: str, method: str, ranks: tuple[int, ...], inputs: InputMoments | None) -> Tensor:
     """The weight matrix (outputs, fan-in) that a factorised layer stands for."""
-    chain = FACTORISERS[method](layer, ranks)
-    factors = [weight_of(chain, str(i)) for i in range(len(chain))]
-    if method == "svd":
-        return factors[1].flatten(1) @ factors[0].flatten(1)
-    return torch.einsum("ns,srij,rc->ncij", factors[2].flatten(1), factors[1], factors[0].flatten(1)).flatten(1)
+    dense = layer_of(model, layer)
+    return patch_map(list(factorise(dense, method, ranks, inputs)), dense.weight.shape)
 
 
 def _matrix(model: nn.Module, layer: str) -> Tensor:

@@ -42,6 +42,11 @@ BATCH_NORMS = {
 }  # fmt: skip
 
 
+def _between(x: Tensor, output: Tensor) -> int:
+    """Places at the height of a convolution's output and the width of its input."""
+    return len(x) * output.shape[2] * x.shape[3]
+
+
 class _Tracer(TorchDispatchMode):
     """Passes labels along with the tensors. Keeps every activation alive so that a storage address names one tensor."""
 
@@ -139,6 +144,7 @@ class _Tracer(TorchDispatchMode):
         call.out_positions += (x if call.kind == "conv_transpose" else output).numel() // len(
             line if call.kind == "conv_transpose" else call.out_labels
         )
+        call.mid_positions += _between(x, output) if call.kind == "conv" else output.numel() // len(call.out_labels)
         call.calls += 1
 
     def _passed(

@@ -97,7 +97,7 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     teacher = frozen_teacher(model, device)
     described = trace(teacher, example)
     check_kept(config, [layer.name for layer in described.network.layers])
-    space = space_of(config, described.network)
+    space = space_of(config, described.network, teacher)
     ranking, tables = _step1(config, teacher, described, splits, space, folder / STEP1_FILE if folder else None)
     timing = timing_of(config, folder, described.network, teacher, example)
     models = folder / "models" if folder else None

@@ -31,6 +31,7 @@ from evo.steady import Steady
 
 GIVEN = "given"  # the factory of a model or data set that was handed over in Python
 CANDIDATE_ID = re.compile(r"\w+-\w+")
+RANK_RULE = re.compile(r"vbmf|energy:(0?\.\d*[1-9]\d*|1(\.0*)?)")
 LOWEST_BITS = {"weight_bits": 1, "activation_bits": 2}
 
 
@@ -69,6 +70,11 @@ def _check_space(config: Config) -> None:
         resolve(CRITERIA, name)
     for name in space.factors:
         _check_known("space.factors", name, FACTORISATIONS)
+    for rule in space.rank_rules:
+        if not RANK_RULE.fullmatch(rule):
+            raise ValueError(
+                f"space.rank_rules must be vbmf or energy:SHARE with 0 < SHARE <= 1, but got {rule!r}; correct or remove it"
+            )
     if space.widths and not space.criteria:
         raise ValueError(
             "space.criteria must name how channels are chosen, but got criteria=[] with widths; "

@@ -75,6 +75,12 @@ class Space(Section):
     factor_shares: list[float] = Field(
         [0.3, 0.5, 0.7], description="weights of the factors relative to the dense layer"
     )
+    rank_rules: list[str] = Field(
+        default_factory=list, description="further ranks, chosen from the weights: vbmf, energy:SHARE"
+    )
+    factor_metric: Literal["weights", "inputs"] = Field(
+        "weights", description="what a decomposition keeps close: weights, or outputs on typical inputs"
+    )
     skip_blocks: bool = Field(True, description="residual blocks may be left out")
     keep: list[str] = Field(default_factory=list, description="name patterns of layers that stay untouched")
 

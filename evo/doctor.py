@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evaluators.describe import trace
+from evaluators.load import load_weights
 from evo.bottleneck import Bottleneck, Load, Target, find_bottleneck, loads
 from evo.build import check_names
 from evo.config import Config
@@ -28,8 +29,11 @@ def examine(config: Config, target: Target | None = None) -> dict[str, Any]:
     for a target what binds there."""
     check_names(config)
     splits = load_splits(config, None)
-    network = trace(new_model(config), splits.prepare(splits.train.images[:1], device_of(config))).network
-    space = space_of(config, network)
+    model = new_model(config)
+    if config.space.rank_rules and config.model.weights is not None:  # ranks that the weights decide
+        load_weights(model, config.model.weights)
+    network = trace(model, splits.prepare(splits.train.images[:1], device_of(config))).network
+    space = space_of(config, network, model)
     total = {name: float(value[0]) for name, value in costs(network, full(network, 1), peak=True).items()}
     layers = loads(network)
     shares = {load.name: _shares(load, total) for load in layers}

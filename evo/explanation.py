@@ -9,19 +9,23 @@ from typing import Any
 import numpy as np
 
 from evo.front import FrontPoint
-from search_spaces.costs import parts
+from search_spaces.codebooks import CHANNEL, TENSOR
+from search_spaces.decompositions import METHODS, parts
 from search_spaces.genes import (
+    DENSE,
     ActivationBitsGene,
     CriterionGene,
     FactorGene,
     Gene,
+    RangeGene,
+    SchemeGene,
     SkipGene,
     WeightBitsGene,
     WidthGene,
     full_allele,
 )
 from search_spaces.network import Layer, Network
-from search_spaces.phenotype import METHODS, Phenotypes, axis_sizes, of_plan
+from search_spaces.phenotype import Phenotypes, axis_sizes, of_plan
 from search_spaces.plan import FLOAT_BITS, CompressionPlan
 from search_spaces.space import CompressionSpace
 
@@ -95,8 +99,14 @@ def allele_label(gene: Gene, allele: int) -> str:
         case WeightBitsGene() | ActivationBitsGene():
             return "float" if gene.bits[allele] >= FLOAT_BITS else f"{gene.bits[allele]} bit"
         case FactorGene():
-            method, share = gene.options[allele]
-            return method if method == "none" else f"{method} {share:g}"
+            option = gene.options[allele]
+            return option.method if option == DENSE else f"{option.method} {option.share:.3g}"
+        case SchemeGene():
+            scheme = gene.schemes[allele]
+            group = {CHANNEL: "", TENSOR: " per tensor"}.get(scheme.group, f" per {scheme.group}")
+            return f"{scheme.codebook}{group}{'' if scheme.rounding == 'nearest' else f' {scheme.rounding}'}"
+        case RangeGene():
+            return gene.rules[allele]
         case SkipGene():
             return "skip" if allele else "keep"
         case _:

@@ -18,6 +18,7 @@ from evaluators.compression import StepOptions
 from evaluators.data import ImageData, Splits, limited, split
 from evaluators.datasets import from_factory
 from evaluators.load import build_model, call, load_weights
+from evaluators.rank_rules import options_by
 from evaluators.recovery import Budget as TuneBudget
 from evaluators.recovery import tune
 from evo.candidates import FINAL, STEP2
@@ -92,12 +93,13 @@ def step_options(config: Config) -> dict[str, StepOptions]:
     return {STEP2: options(config.evaluation.step2, False), FINAL: options(config.evaluation.final, True)}
 
 
-def space_of(config: Config, network: Network) -> CompressionSpace:
-    """The joint space of a network under the configuration's options."""
+def space_of(config: Config, network: Network, model: nn.Module) -> CompressionSpace:
+    """The joint space of a network under the configuration's options; rank rules look at the model's weights."""
     values = config.space.model_dump().items()
     options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values}
     options["groups"] = tuple(GROUPS.get(group, group) for group in options["groups"])
-    return build_space(network, SpaceOptions(**options))
+    rules = options.pop("rank_rules")
+    return build_space(network, SpaceOptions(**options), options_by(model, network, config.space.factors, rules))
 
 
 def check_kept(config: Config, layers: Sequence[str]) -> None:

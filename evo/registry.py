@@ -50,6 +50,10 @@ CRITERIA: Table = {
 FACTORISATIONS: Table = {
     "svd": "evaluators.factorise:svd",
     "tucker2": "evaluators.factorise:tucker2",
+    "spatial": "evaluators.factorise:spatial",
+    "cp": "evaluators.cp:cp",
+    "tt2": "evaluators.tensor_train:tt2",
+    "tt3": "evaluators.tensor_train:tt3",
 }
 
 # How weights and activations are rounded; bit-widths of each codebook: search_spaces.codebooks.

@@ -7,51 +7,17 @@ built module, not estimates: `evaluators.count` counts them there and the tests 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from search_spaces.codebooks import FLOAT_BYTES, arithmetic_bits, side_bytes
+from search_spaces.decompositions import METHODS, Part, parts
 from search_spaces.network import Layer, Network, Step
-from search_spaces.phenotype import METHODS, Phenotypes, _axis
+from search_spaces.phenotype import Phenotypes, _axis
 from search_spaces.plan import FLOAT_BITS
 
 QUANTIZER_BYTES = 8  # scale and zero point of one activation quantiser
-
-
-@dataclass(frozen=True)
-class Part:
-    """One convolution of a (possibly factorised) layer: weights, MACs and output channels, each (N,)."""
-
-    weights: np.ndarray
-    macs: np.ndarray
-    outputs: np.ndarray
-
-
-def parts(layer: Layer, method: str, c_in: np.ndarray, c_out: np.ndarray, ranks: np.ndarray) -> list[Part]:
-    """The convolutions that a layer becomes; ranks (N, 2). Formulas: MACs = weights x positions of each part's output.
-
-    svd:     k x k C->r (keeps stride and padding), 1 x 1 r->N
-    tucker2: 1 x 1 C->r0, k x k r0->r1 (keeps stride and padding), 1 x 1 r1->N       (Kim et al. 2016)
-    """
-    area, at_in, at_out = layer.kernel_area, layer.in_positions, layer.out_positions
-    if method == "none":
-        fan_in = np.ones_like(c_in) if layer.depthwise else c_in // layer.groups
-        weights = c_out * fan_in * area
-        return [Part(weights, weights * at_out, c_out)]
-    first, second = ranks[:, 0], ranks[:, 1]
-    if method == "svd":
-        shapes = [(c_in * first * area, at_out, first), (first * c_out, at_out, c_out)]
-    elif method == "tucker2":
-        shapes = [
-            (c_in * first, at_in, first),
-            (first * second * area, at_out, second),
-            (second * c_out, at_out, c_out),
-        ]
-    else:
-        raise ValueError(f"a factorisation must be one of {METHODS}, but got method={method!r}; choose one of these")
-    return [Part(weights, weights * positions, outputs) for weights, positions, outputs in shapes]
 
 
 def costs(network: Network, phenotypes: Phenotypes, peak: bool = False) -> dict[str, np.ndarray]:
@@ -174,17 +140,10 @@ def _resolve(stands_for: dict[int, int], index: int) -> int:
 
 def _inner_bytes(layer: Layer, phenotypes: Phenotypes, row: int, index: int, kept: dict[str, int]) -> list[int]:
     """Bytes of the activations between the factors of a layer, in order."""
-    first, second = (int(r) for r in phenotypes.ranks[row, index])
+    c_in, c_out = (np.array([axis.size(kept)]) for axis in (layer.in_axis, layer.out_axis))
     method = METHODS[phenotypes.method[row, index]]
-    per_call = layer.calls
-    if method == "svd":
-        return [FLOAT_BYTES * first * layer.out_positions // per_call]
-    if method == "tucker2":
-        return [
-            FLOAT_BYTES * first * layer.in_positions // per_call,
-            FLOAT_BYTES * second * layer.out_positions // per_call,
-        ]
-    return []
+    made = parts(layer, method, c_in, c_out, phenotypes.ranks[row : row + 1, index])
+    return [FLOAT_BYTES * int(elements[0]) for part in made for elements in part.inner]
 
 
 def _peak_of_step(bytes_of: list[int], live: set[int], dying: set[int], made: set[int], inner: list[int]) -> int:

@@ -110,11 +110,25 @@ class RangeGene:
 
 
 @dataclass(frozen=True)
+class FactorOption:
+    """A decomposition whose factors hold this share of the dense layer's weights; aspect is the input rank relative to the input
+    channels, divided by the same of the outputs, where a method has both."""
+
+    method: str
+    share: float
+    aspect: float = 1.0
+
+
+DENSE = FactorOption("none", 1.0)
+
+
+@dataclass(frozen=True)
 class FactorGene:
-    """How a layer is decomposed: (method, share of the dense layer's weights); the first allele is ("none", 1.0)."""
+    """How a layer is decomposed, and what is kept close by it; the first allele is DENSE."""
 
     layer: str
-    options: tuple[tuple[str, float], ...]
+    options: tuple[FactorOption, ...]
+    metric: str = "weights"
     ordinal: bool = False
 
     @property

@@ -44,7 +44,7 @@ class Layer:
     """A convolution, a transposed one (kind conv_transpose) or a linear layer.
 
     Positions are output (and input) places per sample, summed over repeated calls; of a transposed convolution both are its input
-    places, at which its kernel is applied.
+    places, at which its kernel is applied. mid_positions are those at the output's height and the input's width.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Layer:
     in_positions: int
     out_positions: int
     calls: int = 1
+    mid_positions: int = 0
 
     @property
     def depthwise(self) -> bool:

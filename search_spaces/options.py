@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from search_spaces.codebooks import CHANNEL, Scheme
+from search_spaces.decompositions import suits
 from search_spaces.genes import (
+    DENSE,
     ActivationBitsGene,
     CriterionGene,
     FactorGene,
+    FactorOption,
     Gene,
     RangeGene,
     SchemeGene,
@@ -23,6 +26,8 @@ from search_spaces.network import ChannelGroup, Layer, Network
 from search_spaces.plan import Bits
 from search_spaces.schemes import SchemeChoice, schemes_of
 from search_spaces.space import CompressionSpace
+
+SMALLEST_FACTORED = 8  # channels below which no decomposition is offered
 
 
 @dataclass(frozen=True)
@@ -44,17 +49,23 @@ class SpaceOptions:
     ranges: tuple[str, ...] = ("percentile",)
     factors: tuple[str, ...] = ("svd", "tucker2")
     factor_shares: tuple[float, ...] = (0.3, 0.5, 0.7)
+    factor_metric: str = "weights"
     skip_blocks: bool = True
     keep: tuple[str, ...] = ()
 
 
-def build_space(network: Network, options: SpaceOptions) -> CompressionSpace:
-    """All genes of a network under these options; raises ValueError where nothing is left to choose."""
+def build_space(
+    network: Network, options: SpaceOptions, chosen_ranks: Mapping[str, tuple[FactorOption, ...]] | None = None
+) -> CompressionSpace:
+    """All genes of a network under these options; raises ValueError where nothing is left to choose.
+
+    chosen_ranks: what rank rules chose for the weights of each layer, offered beside options.factor_shares.
+    """
     genes: list[Gene] = []
     for group in network.groups:
         genes.extend(_group_genes(group, options))
     for layer in network.layers:
-        genes.extend(_layer_genes(layer, options))
+        genes.extend(_layer_genes(layer, options, (chosen_ranks or {}).get(layer.name, ())))
     if options.skip_blocks:
         genes.extend(SkipGene(b.name) for b in network.blocks if not _kept(b.layers, options.keep))
     chosen = tuple(gene for gene in genes if gene.cardinality > 1)
@@ -90,7 +101,7 @@ def _group_genes(group: ChannelGroup, options: SpaceOptions) -> list[Gene]:
     return [WidthGene(group.name, kept), CriterionGene(group.name, options.criteria)]
 
 
-def _layer_genes(layer: Layer, options: SpaceOptions) -> list[Gene]:
+def _layer_genes(layer: Layer, options: SpaceOptions, chosen_ranks: tuple[FactorOption, ...]) -> list[Gene]:
     if _kept((layer.name,), options.keep):
         return []
     genes: list[Gene] = []
@@ -104,15 +115,14 @@ def _layer_genes(layer: Layer, options: SpaceOptions) -> list[Gene]:
         genes.append(RangeGene(layer.name, options.ranges))
     methods = [m for m in options.factors if _factorable(layer, m)]
     if methods:
-        choices = tuple((method, share) for method in methods for share in sorted(options.factor_shares))
-        genes.append(FactorGene(layer.name, (("none", 1.0), *choices)))
+        shares = (FactorOption(method, share) for method in methods for share in sorted(options.factor_shares))
+        ruled = (option for option in chosen_ranks if option.method in methods)
+        genes.append(FactorGene(layer.name, tuple(dict.fromkeys((DENSE, *shares, *ruled))), options.factor_metric))
     return genes
 
 
 def _factorable(layer: Layer, method: str) -> bool:
-    if layer.kind == "conv_transpose" or layer.groups > 1 or min(layer.in_channels, layer.out_channels) < 8:
-        return False
-    return method != "tucker2" or (layer.kind == "conv" and layer.kernel_area > 1)
+    return min(layer.in_channels, layer.out_channels) >= SMALLEST_FACTORED and suits(layer, method)
 
 
 def _kept(names: Iterable[str], patterns: tuple[str, ...]) -> bool:

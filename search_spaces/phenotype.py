@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from search_spaces.codebooks import CODEBOOKS, NAMES, RANGES, check_scheme
+from search_spaces.decompositions import DATA_AWARE, METHODS, METRICS, RANKS, suits
 from search_spaces.network import Layer, Network
-from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Mask
-
-METHODS = ("none", "svd", "tucker2")
-RANKS = {"svd": 1, "tucker2": 2}
+from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Mask
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,7 @@ def of_plan(network: Network, plan: CompressionPlan) -> Phenotypes:
         one.skipped[0, _place(blocks, skip.block, "residual block")] = True
     for factor in plan.factors:
         at = _place(layers, factor.layer, "layer")
-        if len(factor.ranks) != RANKS.get(factor.method):
-            raise ValueError(
-                f"a factor must be one of svd (1 rank) or tucker2 (2 ranks), but got {factor}; correct the plan"
-            )
+        _check_factor(factor, network.layers[at])
         one.method[0, at] = METHODS.index(factor.method)
         one.ranks[0, at, : len(factor.ranks)] = factor.ranks
     for bits in plan.bits:
@@ -111,6 +106,21 @@ def _within(kept: int, size: int, group: str) -> int:
     if not 1 <= kept <= size:
         raise ValueError(f"1 <= kept <= {size} must hold for group {group!r}, but got kept={kept}; correct the plan")
     return kept
+
+
+def _check_factor(factor: Factor, layer: Layer) -> None:
+    if len(factor.ranks) != RANKS.get(factor.method):
+        known = ", ".join(f"{method} ({n})" for method, n in RANKS.items())
+        raise ValueError(f"a factor must be one of {known} with so many ranks, but got {factor}; correct the plan")
+    if not suits(layer, factor.method):
+        raise ValueError(
+            f"a decomposition must suit its layer, but got {factor} for {layer.kind} with kernel {layer.kernel} and "
+            f"{layer.groups} groups; leave it dense"
+        )
+    if factor.metric not in METRICS or (factor.metric == "inputs" and factor.method not in DATA_AWARE):
+        raise ValueError(
+            f"a metric must be weights, or inputs for one of {', '.join(DATA_AWARE)}, but got {factor}; correct the plan"
+        )
 
 
 def _check_bits(bits: Bits) -> None:

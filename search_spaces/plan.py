@@ -39,11 +39,13 @@ class Skip:
 
 @dataclass(frozen=True)
 class Factor:
-    """Replace a layer's weight by factors: `svd` has one rank, `tucker2` has (input rank, output rank)."""
+    """Replace a layer's weight by factors (`search_spaces.decompositions`): svd, spatial, cp and tt2 have one rank, tucker2 has
+    (input rank, output rank), tt3 two. metric says what is kept close: the `weights`, or the outputs on typical `inputs`."""
 
     layer: str
     method: str
     ranks: tuple[int, ...]
+    metric: str = "weights"
 
 
 @dataclass(frozen=True)

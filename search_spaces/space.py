@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from search_spaces.codebooks import Scheme
+from search_spaces.decompositions import DATA_AWARE, METHODS
 from search_spaces.genes import (
     ActivationBitsGene,
     CriterionGene,
@@ -25,7 +26,7 @@ from search_spaces.genes import (
 )
 from search_spaces.genome import Genome
 from search_spaces.network import Network
-from search_spaces.phenotype import METHODS, Phenotypes, full
+from search_spaces.phenotype import Phenotypes, full
 from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Skip, Width
 from search_spaces.ranks import FactorChoice
 from search_spaces.schemes import SchemeChoice
@@ -233,12 +234,18 @@ class CompressionSpace:
             ),
             skips=tuple(Skip(block.name) for i, block in enumerate(self.network.blocks) if one.skipped[0, i]),
             factors=tuple(
-                Factor(name, METHODS[one.method[0, i]], tuple(int(r) for r in one.ranks[0, i] if r))
-                for i, name in layers
-                if one.method[0, i]
+                self._factor(name, METHODS[one.method[0, i]], one.ranks[0, i]) for i, name in layers if one.method[0, i]
             ),
             bits=tuple(b for b in bits if min(b.weight, b.activation) < FLOAT_BITS),
         )
+
+    def _factor(self, layer: str, method: str, ranks: np.ndarray) -> Factor:
+        metric = self._metrics.get(layer, Factor.metric) if method in DATA_AWARE else Factor.metric
+        return Factor(layer, method, tuple(int(r) for r in ranks if r), metric)
+
+    @cached_property
+    def _metrics(self) -> dict[str, str]:
+        return {gene.layer: gene.metric for gene in self.genes if isinstance(gene, FactorGene)}
 
     def _bits(self, layer: str, column: int, one: Phenotypes, genome: Genome) -> Bits:
         weight, activation = int(one.weight_bits[0, column]), int(one.activation_bits[0, column])

@@ -17,7 +17,7 @@ from evaluators.saliency import Statistics
 from evaluators.statistics import collect
 from evo.calibration import isotonic_estimate
 from evo.registry import CALIBRATIONS, CRITERIA, DATASETS, FACTORISATIONS, MODELS, TABLES, TRACKERS, resolve
-from search_spaces.phenotype import METHODS
+from search_spaces.decompositions import METHODS, RANKS
 
 LAYERS = ["stem", "block1.conv1", "block1.conv2", "down", "block2.conv1", "block2.conv2", "head"]
 
@@ -60,10 +60,11 @@ def test_a_criterion_ranks_a_dead_channel_last(name: str) -> None:
 @pytest.mark.parametrize("name", FACTORISATIONS)
 def test_a_factorisation_is_known_to_costs_and_keeps_shapes(name: str) -> None:
     assert name in METHODS
-    conv = nn.Conv2d(8, 12, 3, stride=2, padding=1)
-    x = torch.randn(2, 8, 9, 9, generator=torch.Generator().manual_seed(0))
-    ranks = {"svd": (5,), "tucker2": (4, 6)}[name]
-    assert resolve(FACTORISATIONS, name)(conv, ranks)(x).shape == conv(x).shape
+    torch.manual_seed(0)
+    of_linear = name.startswith("tt")
+    layer = nn.Linear(12, 8) if of_linear else nn.Conv2d(8, 12, 3, stride=2, padding=1)
+    x = torch.randn(2, 5, 12) if of_linear else torch.randn(2, 8, 9, 9)
+    assert resolve(FACTORISATIONS, name)(layer, (4, 5)[: RANKS[name]])(x).shape == layer(x).shape
 
 
 @pytest.mark.parametrize("name", MODELS)

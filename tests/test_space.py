@@ -27,6 +27,7 @@ OPTIONS = SpaceOptions(
     criteria=("l1", "fpgm"),
     weight_bits=(1, 2, 4, 7, 32),
     activation_bits=(4, 8, 32),
+    factors=("svd", "tucker2", "spatial", "cp", "tt2", "tt3"),
     codebooks=("ternary", "symmetric", "kmeans", "affine"),
     groups=(CHANNEL, 40),
     ranges=("percentile", "mse"),
@@ -172,6 +173,7 @@ def test_the_digest_changes_with_what_a_genome_means() -> None:
         {"ranges": ("mse",)},
         {"factors": ("svd",)},
         {"factor_shares": (0.3, 0.5, 0.6)},
+        {"factor_metric": "inputs"},
         {"skip_blocks": False},
         {"keep": ("stem",)},
     ]
@@ -206,6 +208,8 @@ def test_widths_are_legal_for_the_hardware(size: int, shares: list[float], multi
         (CompressionPlan(skips=(Skip("layer9"),)), "residual block"),
         (CompressionPlan(factors=(Factor("nowhere", "svd", (2,)),)), "layer"),
         (CompressionPlan(factors=(Factor("layer1.0.conv1", "qr", (2,)),)), "svd"),
+        (CompressionPlan(factors=(Factor("layer1.0.conv1", "tt2", (2,)),)), "must suit its layer"),
+        (CompressionPlan(factors=(Factor("linear", "tt2", (2,), "inputs"),)), "a metric must be"),
         (CompressionPlan(masks=(Mask("layer1.0.conv1", (3, 3)),)), "distinct"),
         (CompressionPlan(masks=(Mask("layer1.0.conv1", (3, 16)),)), "distinct"),
         (CompressionPlan(bits=(Bits("layer1.0.conv1", 0, 8),)), "1..8"),
@@ -239,7 +243,7 @@ def test_genomes_from_elsewhere_and_empty_spaces_are_refused() -> None:
 def test_populations_cover_the_range_of_costs() -> None:
     rng = np.random.default_rng(0)
     space = build_space(SPACE.network, SpaceOptions())
-    population = np.array([space.sample(rng) for _ in range(200)])
+    population = np.array([space.sample(rng) for _ in range(400)])
     found = costs(SPACE.network, space.phenotypes(population))
     dense = costs(SPACE.network, full(SPACE.network, 1))
     for measure in ("macs", "size_bytes"):

@@ -14,6 +14,7 @@ from torch import nn
 
 from evaluators.describe import trace
 from evaluators.factorise import svd
+from evaluators.layers import TransposedConv2d
 from evaluators.saliency import Ranking, fisher, l1, rank
 from evaluators.statistics import LayerStatistics, collect
 from evaluators.step1 import LossTables, build_tables, quadratic
@@ -26,6 +27,7 @@ from search_spaces.options import SpaceOptions, build_space
 OPTIONS = SpaceOptions(
     criteria=("fisher", "l1"),
     activation_bits=(4, 8, 32),
+    factors=("svd", "tucker2", "spatial", "cp", "tt2"),
     codebooks=("symmetric", "ternary", "kmeans"),
     roundings=("nearest", "gptq"),
     ranges=("percentile", "mse"),
@@ -86,6 +88,8 @@ def test_statistics_equal_a_direct_computation() -> None:
         nn.Conv2d(4, 6, 3, padding=2, dilation=2, stride=2),
         nn.Conv2d(4, 6, 3, padding="same"),
         nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"),
+        TransposedConv2d(nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1)),
+        TransposedConv2d(nn.ConvTranspose2d(4, 6, (2, 3), stride=(1, 3), dilation=2)),
     ],
 )
 def test_unfolded_inputs_times_weights_are_the_outputs(layer: nn.Conv2d) -> None:
@@ -150,7 +154,7 @@ def test_terms_are_the_quadratic_forms_of_the_real_changes() -> None:
 
     factor = space.names.index("factor:down")
     choice = space.genes[factor]
-    assert isinstance(choice, FactorGene) and choice.options[1][0] == "svd"
+    assert isinstance(choice, FactorGene) and choice.options[1].method == "svd"
     codes = full.copy()
     codes[factor] = 1
     (rank_of,) = space.decode(tuple(codes)).factors[0].ranks
