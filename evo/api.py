@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -217,7 +218,7 @@ def _tracker(run: RunDirectory, study: Study) -> Any:
         return bake(study.evaluator.realise(study.space.decode(genome), STEP2, seed)), study.example.cpu().numpy()
 
     return resolve(TRACKERS, section.tracker)(
-        uri=section.uri, experiment=section.experiment, run_id=tracked_run(run), load_model=model_of
+        uri=os.path.expandvars(section.uri), experiment=section.experiment, run_id=tracked_run(run), load_model=model_of
     )
 
 

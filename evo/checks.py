@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlsplit
 
 from evo.config import AlgorithmConfig, Config
 from evo.front import LIMIT
@@ -61,6 +62,7 @@ def check(config: Config, measures: Collection[str]) -> None:
         for measure in values:
             _check_known(f"tracking.marks.{name}", measure, {*measures, *MEASURES})
     absolute_marks(config.tracking.marks, dict.fromkeys(MEASURES, 1.0))  # their numbers can be read
+    _check_secrets(config)
     _check_asynchronous(config, algorithm_class(config.algorithm))
 
 
@@ -109,6 +111,16 @@ def _check_schemes(config: Config) -> None:
     if wrong or not space.groups:
         raise ValueError(
             f"space.groups must be channel, tensor or numbers of weights above 1, but got {space.groups}; correct it"
+        )
+
+
+def _check_secrets(config: Config) -> None:
+    """The configuration is kept in the run directory and shown in MLflow."""
+    password = urlsplit(config.tracking.uri).password
+    if password and not password.startswith("$"):
+        raise ValueError(
+            "tracking.uri must not hold a password, but got one; write a variable in its place, such as "
+            "postgresql://user:${MLFLOW_PASSWORD}@host/mlflow, and set that in the environment"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -23,6 +24,11 @@ class Folder:
     def at(cls, uri: str) -> Folder:
         if "://" not in uri:
             return cls(fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri)))
+        if "@" in urlsplit(uri).netloc:
+            raise ValueError(
+                f"a run directory's address must not hold credentials, but got some in {uri.partition('://')[0]}://...; "
+                "give them by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for instance)"
+            )
         try:
             return cls(*fs.FileSystem.from_uri(uri))
         except (pa.ArrowException, OSError, ValueError) as error:

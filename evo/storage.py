@@ -30,7 +30,7 @@ from evo.manifest import Manifest, RunInfo, StoredFile
 from evo.rows import EVALUATIONS, from_parquet, from_table, to_parquet, to_table
 
 KEPT_STATES = 3
-RETRY_PAUSES = (0.2, 1.0, 3.0)
+RETRY_PAUSES = (0.2, 1.0, 3.0, 10.0, 30.0, 60.0, 90.0, 120.0)  # about five minutes in all
 _MAY_EXIST = re.compile(r"config\.yaml$|\.|.*\.log$")
 _NUMBERED = re.compile(r"(?:evaluations/)?(state|manifest|pending)-(\d+)[-.]")
 

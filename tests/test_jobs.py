@@ -111,7 +111,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [
         str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats",
         f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={dashboard}", "--ray-client-server-port=0", f"--temp-dir={temp}",
+        f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}", f"--temp-dir={temp}",
         f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from search_spaces.codebooks import NAMES
-from search_spaces.costs import parts
+from search_spaces.decompositions import METHODS, parts
 from search_spaces.network import Layer, Network
-from search_spaces.phenotype import METHODS, Phenotypes, axis_sizes, full
+from search_spaces.phenotype import Phenotypes, axis_sizes, full
 
 INTEGER_BITS = 8
 
