@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from evaluators.labels import along
 from evaluators.layers import Example, as_arguments
 from evaluators.probe import probe
 from evaluators.recording import ModuleCall, Recording
+from evaluators.replaceable import unreplaceable_layers, unskippable_blocks
 from evaluators.trace import record
-from search_spaces.network import Activation, Block, Layer, Network, Product, Step, Vector
+from search_spaces.network import Activation, Block, Dense, Layer, Network, Product, Step, Vector
 
 
 def trace(model: nn.Module, example: Example) -> Trace:
@@ -37,9 +39,45 @@ def trace(model: nn.Module, example: Example) -> Trace:
         raise ValueError(
             "the model must return a tensor, or tensors in tuples, lists or dicts, but got none; return the logits"
         )
+    found, refused = _probed(model, recording, example)
+    if refused:
+        evenly, _ = _probed(model, record(model, example, even=refused), example)
+        found = max(found, evenly, key=_cuttable)
+    return _with_fixed(found, model, example)
+
+
+def _probed(model: nn.Module, recording: Recording, example: Example) -> tuple[Trace, frozenset[str]]:
+    """What can be cut safely, and the modules that see channels for which that failed."""
     first = _described(model, recording, {}, ())
     found = probe(model, first, example)
-    return _described(model, recording, found.refused, found.sizes) if found.refused or found.sizes else first
+    if not found.refused and not found.sizes:
+        return first, frozenset()
+    modules = frozenset(module for name in found.refused for module in first.touched[name])
+    return _described(model, recording, found.refused, found.sizes), modules
+
+
+def _with_fixed(trace: Trace, model: nn.Module, example: Example) -> Trace:
+    """Layers that nothing can stand in for keep their form and bits; blocks that cannot be left out are none."""
+    network = trace.network
+    layers = unreplaceable_layers(model, [layer.name for layer in network.layers], example)
+    blocks = unskippable_blocks(model, [block.name for block in network.blocks], example)
+    if not layers and not blocks:
+        return trace
+    steps = tuple(replace(step, block="" if step.block in blocks else step.block) for step in network.steps)
+    products = tuple(replace(p, block="" if p.block in blocks else p.block) for p in network.products)
+    changed = replace(
+        network,
+        layers=tuple(replace(layer, replaceable=layer.name not in layers) for layer in network.layers),
+        blocks=tuple(block for block in network.blocks if block.name not in blocks),
+        steps=steps,
+        products=products,
+        dense=(*network.dense, *(Dense(name, network.layer(name).out_channels, why) for name, why in layers.items())),
+    )
+    return replace(trace, network=changed)
+
+
+def _cuttable(trace: Trace) -> int:
+    return sum(group.size * group.unit * len(group.producers) for group in trace.network.groups)
 
 
 def _check_dtype(model: nn.Module) -> None:
@@ -83,7 +121,7 @@ def _described(model: nn.Module, recording: Recording, refused: Mapping[str, str
     for op in recording.ops:
         for index in op.makes:
             for name in grouping.touched(recording.activations[index]):
-                touched[name].update(op.modules[-2:])
+                touched[name].update(op.modules[-2:] or ("",))
     return Trace(
         network, tuple(grouping.maps(model)), (*counting, *sizes), {k: tuple(sorted(v)) for k, v in touched.items()}
     )

@@ -19,7 +19,8 @@ from evaluators.labels import NONE, Units, held, lean, nothing
 
 @dataclass(frozen=True)
 class Call:
-    """One operation as it ran. labels: those of its tensor arguments in order; None for tensors without.
+    """One operation as it ran. labels: those of its tensor arguments in order; None for tensors without. even: parts into which
+    channels are split by their number must be cut alike.
 
     rerun runs it on labels instead of activations; `bind` tells that elements of a constant met these labels.
     """
@@ -31,6 +32,7 @@ class Call:
     labels: Sequence[Tensor | None]
     outputs: Sequence[Tensor]
     rerun: Callable[[], Any]
+    even: bool
     bind: Callable[[Tensor, Tensor], None]
 
     @property
@@ -55,6 +57,8 @@ class Call:
         return None
 
 
+SPLITS = ("split", "split_with_sizes", "chunk", "unbind")
+
 Rule = Callable[[Call, Units], "Tensor | list[Tensor] | None"]
 
 
@@ -74,33 +78,60 @@ def pass_labels(call: Call, units: Units) -> list[Tensor]:
 def moved(call: Call, units: Units) -> list[Tensor]:
     """The operation on the labels themselves."""
     result = call.rerun()
-    return [lean(t) for t in (result if isinstance(result, list | tuple) else [result])]
+    made = [lean(t) for t in (result if isinstance(result, list | tuple) else [result])]
+    if call.even and call.name in SPLITS and len({t.shape for t in made}) == 1:
+        for other in made[1:]:
+            units.join(made[0], other, "stands opposite to channels that cannot be cut")
+    return made
 
 
 def viewed(call: Call, units: Units) -> Tensor:
     """As `moved`, but labels need not lie in memory as the activation does."""
-    return lean(call.first.reshape(call.output.shape))
+    made = lean(call.first.reshape(call.output.shape))
+    at = _split_dim(call.first.shape, call.output.shape)
+    if call.even and at is not None:
+        units.join(made.narrow(at, 0, 1).expand_as(made), made, "stands opposite to channels that cannot be cut")
+    return made
+
+
+def _split_dim(before: Sequence[int], after: Sequence[int]) -> int | None:
+    """Where a view splits one dimension into two, the first of these."""
+    for at in range(len(before)):
+        if len(after) == len(before) + 1 and (*before[:at], *before[at + 1 :]) == (*after[:at], *after[at + 2 :]):
+            return at if before[at] == after[at] * after[at + 1] else None
+    return None
 
 
 def unchanged(call: Call, units: Units) -> Tensor | None:
     return call.first if call.first.shape == call.output.shape else None
 
 
-def pointwise(call: Call, units: Units) -> Tensor | None:
-    """Labels of operands that meet element by element are joined; what a constant varies along cannot be cut away from it."""
+def pointwise(call: Call, units: Units) -> Tensor:
+    """Labels of operands that meet element by element are joined; an operand that is broadcast along channels must stay,
+    and what a constant varies along cannot be cut away from it."""
     shape = call.output.shape
-    present = [item.expand(shape) for item in call.labels if item is not None]
-    result = present[0]
-    for other in present[1:]:
-        units.join(result, other, "is added to or multiplied with channels that cannot be cut")
-        result = torch.maximum(result, other) if result.data_ptr() != other.data_ptr() else result
+    operands = list(zip(call.inputs, call.labels, strict=True))
+    cuttable = [(t, labels) for t, labels in operands if labels is not None and bool((labels != NONE).any())]
+    result = nothing(call.output)
+    for tensor, labels in sorted(cuttable, key=lambda item: -item[0].numel()):
+        if held(result, _repeated(tensor, result)) is None:
+            units.pin(labels, "is broadcast along other channels")
+            continue
+        met = labels.expand(shape)
+        if bool((result != NONE).any()):
+            units.join(result, met, "is added to or multiplied with channels that cannot be cut")
+        result = torch.maximum(result, met) if result.data_ptr() != met.data_ptr() else result
     result = lean(result)
-    for tensor, labels in zip(call.inputs, call.labels, strict=True):
-        if labels is None and tensor.numel() > 1:
-            dims = _varying(tensor, len(shape))
-            if held(result, dims) is None:
-                call.bind(tensor, result)
+    known = {id(tensor) for tensor, _ in cuttable}
+    for tensor in call.inputs:
+        if id(tensor) not in known and tensor.numel() > 1 and held(result, _varying(tensor, len(shape))) is None:
+            call.bind(tensor, result)
     return result
+
+
+def _repeated(tensor: Tensor, result: Tensor) -> list[int]:
+    """Dimensions of the broadcast result along which an operand has one element only."""
+    return [d for d in range(result.dim()) if d not in _varying(tensor, result.dim()) and result.shape[d] > 1]
 
 
 def _varying(tensor: Tensor, dims: int) -> list[int]:
@@ -189,16 +220,23 @@ def product(call: Call, units: Units) -> Tensor | None:
     left, right = call.labels[-2:]
     if left is not None and right is not None and not (_alike(left, units) and _alike(right, units)):
         return _headwise(call, units, left, right)
-    for labels, contracted in ((left, -1), (right, -2)):
-        if labels is not None and held(labels, (contracted,)) is None:
-            units.pin(labels, "is contracted by a matrix product")
-    columns = None if right is None else right.narrow(-2, 0, 1).expand(call.output.shape)
-    rows = None if left is None else left.narrow(-1, 0, 1).expand(call.output.shape)
+    rows, columns = _outside(left, -1, call, units), _outside(right, -2, call, units)
     if columns is not None and (rows is None or bool((columns != NONE).any())):
         if rows is not None:
             units.pin(rows, "meets other channels in a matrix product")
         return columns
     return rows
+
+
+def _outside(labels: Tensor | None, contracted: int, call: Call, units: Units) -> Tensor | None:
+    """Labels along the dimension of an operand that a product does not contract."""
+    if labels is None:
+        return None
+    lead = held(labels, (contracted,))
+    if lead is None:
+        units.pin(labels, "is contracted by a matrix product")
+        return nothing(call.output)
+    return lead.expand(call.output.shape)
 
 
 def attention(call: Call, units: Units) -> Tensor | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,8 +51,9 @@ def _between(x: Tensor, output: Tensor) -> int:
 class _Tracer(TorchDispatchMode):
     """Passes labels along with the tensors. Keeps every activation alive so that a storage address names one tensor."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, even: AbstractSet[str]) -> None:
         super().__init__()
+        self._even = even
         self.recording = Recording()
         self.stack: list[str] = []
         self.constants = Constants(model)
@@ -162,6 +164,7 @@ class _Tracer(TorchDispatchMode):
             [self.labels_of(t) for t in inputs],
             outputs,
             lambda: func(*tree_map(self._label_or_none, args), **kwargs),
+            not self._even.isdisjoint(self.stack or [""]),
             lambda tensor, labels: self.constants.bind(tensor, labels, units),
         )
         if name in BATCH_NORMS:
@@ -280,9 +283,12 @@ def _module_hooks(model: nn.Module, tracer: _Tracer) -> Iterator[None]:
             handle.remove()
 
 
-def record(model: nn.Module, example: Example) -> Recording:
-    """Run the model once in eval mode on one sample (1, ...) and return what was seen; the model is left as it was."""
-    tracer = _Tracer(model)
+def record(model: nn.Module, example: Example, even: AbstractSet[str] = frozenset()) -> Recording:
+    """Run the model once in eval mode on one sample (1, ...) and return what was seen; the model is left as it was.
+
+    even: submodules in which channels that are split by their number (chunks, channel shuffle) are to be cut alike in every part.
+    """
+    tracer = _Tracer(model, even)
     for tensor in tree_flatten(as_arguments(example))[0]:
         tracer.start(tensor)
     with in_eval_mode(model), torch.no_grad(), without_fused_attention(), _module_hooks(model, tracer), tracer:

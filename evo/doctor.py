@@ -7,13 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 
 from evaluators.describe import trace
 from evaluators.load import load_weights
+from evaluators.prepare import prepared
 from evo.bottleneck import Bottleneck, Load, Target, find_bottleneck, loads
 from evo.build import check_names
 from evo.config import Config
-from evo.inputs import device_of, load_splits, new_model, space_of
+from evo.inputs import load_splits, new_model, space_of
 from evo.reachable import smallest
 from search_spaces.costs import costs
 from search_spaces.network import Network
@@ -29,10 +31,12 @@ def examine(config: Config, target: Target | None = None) -> dict[str, Any]:
     for a target what binds there."""
     check_names(config)
     splits = load_splits(config, None)
+    example = splits.prepare(splits.train.images[:1], torch.device("cpu"))
     model = new_model(config)
     if config.space.rank_rules and config.model.weights is not None:  # ranks that the weights decide
         load_weights(model, config.model.weights)
-    network = trace(model, splits.prepare(splits.train.images[:1], device_of(config))).network
+    model = prepared(model, example)
+    network = trace(model, example).network
     space = space_of(config, network, model)
     total = {name: float(value[0]) for name, value in costs(network, full(network, 1), peak=True).items()}
     layers = loads(network)

@@ -18,6 +18,7 @@ from evaluators.compression import StepOptions
 from evaluators.data import ImageData, Splits, limited, split
 from evaluators.datasets import from_factory
 from evaluators.load import build_model, call, load_weights
+from evaluators.prepare import prepared
 from evaluators.rank_rules import options_by
 from evaluators.recovery import Budget as TuneBudget
 from evaluators.recovery import tune
@@ -67,18 +68,30 @@ def load_model(
     config: Config, splits: Splits, device: torch.device, baseline: Path | None, given: nn.Module | None
 ) -> nn.Module:
     """The trained network: from the run's own copy, handed over, from the user's weights, or trained here."""
+    example = splits.prepare(splits.train.images[:1], torch.device("cpu"))
     model = new_model(config) if given is None else copy.deepcopy(given)
     if baseline is not None and baseline.is_file():
+        model = prepared(model, example)
         load_weights(model, str(baseline), "the weights kept with the run")
-    elif given is not None:
         return model
-    elif config.model.weights is not None:
+    if given is None:
+        _train_or_load(model, config, splits, device)
+    return prepared(model.cpu(), example)
+
+
+def _train_or_load(model: nn.Module, config: Config, splits: Splits, device: torch.device) -> None:
+    if config.model.weights is not None:
         load_weights(model, config.model.weights)
     elif config.model.pretrain is not None:
         logger.info("training %s for %g epochs", config.model.factory, config.model.pretrain.epochs)
-        model = model.to(device).to(memory_format=torch.channels_last)
-        tune(model, None, splits, tune_budget(config.model.pretrain), config.seed, device)
-    return model
+        tune(
+            model.to(device).to(memory_format=torch.channels_last),
+            None,
+            splits,
+            tune_budget(config.model.pretrain),
+            config.seed,
+            device,
+        )
 
 
 def tune_budget(section: Tune) -> TuneBudget:

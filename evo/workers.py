@@ -13,6 +13,7 @@ import torch
 
 from evaluators.compression import CompressionEvaluator, frozen_teacher
 from evaluators.describe import trace
+from evaluators.prepare import prepared
 from evaluators.saliency import Ranking
 from evo.build import Study
 from evo.candidates import StreamingBackend
@@ -55,6 +56,7 @@ def make_evaluator(kit: WorkerKit) -> CompressionEvaluator:
     device = device_of(config)
     splits = load_splits(config, kit.given.data)
     model = new_model(config) if kit.given.model is None else copy.deepcopy(kit.given.model)
+    model = prepared(model, splits.prepare(splits.train.images[:1], torch.device("cpu")))
     model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in kit.weights.items()})
     teacher = frozen_teacher(model, device)
     example = splits.prepare(splits.train.images[:1], device)

@@ -45,6 +45,7 @@ class Layer:
 
     Positions are output (and input) places per sample, summed over repeated calls; of a transposed convolution both are its input
     places, at which its kernel is applied. mid_positions are those at the output's height and the input's width.
+    A layer that is not replaceable has no choice but its width.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Layer:
     out_positions: int
     calls: int = 1
     mid_positions: int = 0
+    replaceable: bool = True
 
     @property
     def depthwise(self) -> bool:

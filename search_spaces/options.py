@@ -102,7 +102,7 @@ def _group_genes(group: ChannelGroup, options: SpaceOptions) -> list[Gene]:
 
 
 def _layer_genes(layer: Layer, options: SpaceOptions, chosen_ranks: tuple[FactorOption, ...]) -> list[Gene]:
-    if _kept((layer.name,), options.keep):
+    if not layer.replaceable or _kept((layer.name,), options.keep):
         return []
     genes: list[Gene] = []
     if options.weight_bits:

@@ -137,8 +137,8 @@ def test_a_weight_used_outside_its_layer_stays() -> None:
     assert of_full(net.network)["params"] == count.parameters(net.model)
 
 
-def test_code_that_counts_on_channel_numbers_keeps_them() -> None:
-    assert known(Halves(), (3, 4, 4)).network.groups == ()
+def test_code_that_counts_on_channel_numbers_is_cut_evenly_or_keeps_them() -> None:
+    assert [group.producers for group in known(Halves(), (3, 4, 4)).network.groups] == [("left", "right")]
     net = known(WrittenSize(), (3, 4, 4)).network
     assert [group.name for group in net.groups] == ["second"]
     assert "breaks the forward pass" in next(d.reason for d in net.dense if d.name == "first")
