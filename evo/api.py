@@ -30,6 +30,7 @@ from evo.candidates import FINAL, STEP1, STEP2
 from evo.checks import GIVEN
 from evo.config import Config, parse, validate
 from evo.display import NoDisplay, display
+from evo.explain import explanation_page
 from evo.final import genome_of, keep_baseline, measure_finals
 from evo.folder import Folder
 from evo.front import FrontPoint
@@ -218,7 +219,11 @@ def _tracker(run: RunDirectory, study: Study) -> Any:
         return bake(study.evaluator.realise(study.space.decode(genome), STEP2, seed)), study.example.cpu().numpy()
 
     return resolve(TRACKERS, section.tracker)(
-        uri=os.path.expandvars(section.uri), experiment=section.experiment, run_id=tracked_run(run), load_model=model_of
+        uri=os.path.expandvars(section.uri),
+        experiment=section.experiment,
+        run_id=tracked_run(run),
+        load_model=model_of,
+        explain=lambda: explanation_page(finished()),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from evo import cli_jobs, cli_looking
+from evo import cli_jobs, cli_looking, cli_starting
 from evo.cli_options import ADDRESS, CONFIG, JSON, PICK, QUIET, RUN_DIR, SET, console_for_output, say
 from evo.errors import USER_ERRORS, sentence
 
@@ -27,8 +27,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Search how to prune, quantise and decompose a trained PyTorch network, and get a Pareto front of smaller ones.",
-    epilog="Start with: evo search configs/demo_digits.yaml",
+    epilog="Start with: evo search configs/demo_digits.yaml, or evo init for your own network. Completion: --install-completion",
 )
+
+
+app.command()(cli_starting.init)
 
 
 @app.command()
@@ -108,6 +111,7 @@ def verify(
 
 app.command()(cli_looking.explain)
 app.command()(cli_looking.compare)
+app.command()(cli_looking.report)
 
 
 @app.command()
@@ -180,6 +184,8 @@ def list_(
             typer.echo(f"  {key:26} {target}")
 
 
+app.command()(cli_starting.reference)
+
 for job_command in (cli_jobs.submit, cli_jobs.status, cli_jobs.logs, cli_jobs.stop):
     app.command()(job_command)
 
@@ -198,6 +204,7 @@ def _report(result: Result, as_json: bool) -> None:
     cli_looking.show(result)
     tracking = result.config.tracking
     say(f"plot: {result.run_dir}/figures/front.html and front.png")
+    say(f"everything in one page: evo report {result.run_dir}")
     if tracking.tracker == "mlflow":
         say(f"look at it in MLflow: mlflow ui --backend-store-uri {tracking.uri}")
     say(f"take one out: evo export {result.run_dir} --pick knee --format onnx --out exported")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evo.cli_options import JSON, PICK, RUN_DIR, console_for_output
+from evo.cli_options import JSON, PICK, RUN_DIR, console_for_output, say
 
 if TYPE_CHECKING:
     from evo.result import Result
@@ -121,3 +121,29 @@ def explain(
         print(json.dumps(found, indent=2))
     else:
         console_for_output().print(explanation_table(explanation))
+
+
+def report(
+    run_dir: Annotated[str, RUN_DIR],
+    out: Annotated[Path | None, typer.Option(help="FILE.html; default RUN_DIR/figures/report.html")] = None,
+) -> None:
+    """Write everything about a search into one HTML file that needs no network.
+
+    Example: evo report runs/demo --out report.html
+    """
+    from evo.result import load
+
+    result = load(run_dir)
+    file = out or Path(run_dir) / "figures" / "report.html"
+    if file.suffix != ".html":
+        raise ValueError(f"a report must end in .html, but got out={str(file)!r}; rename it")
+    if out is None and "://" in run_dir:
+        raise ValueError(
+            f"a report on a remote run needs a local file, but got run_dir={run_dir!r} alone; add --out FILE.html"
+        )
+    from evo.report import report_html
+
+    text = report_html(result)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    say(f"the report is in {file}")

@@ -22,7 +22,7 @@ import numpy as np
 from evo.background import Background, first_line
 from evo.candidates import Evaluation
 from evo.figures import front_html, front_parquet, front_png
-from evo.front import FrontPoint, plan_facts
+from evo.front import RELATIVE_ABOVE, FrontPoint, plan_facts
 from evo.progress import Progress, SearchInfo, completed_generation
 
 if TYPE_CHECKING:
@@ -43,7 +43,13 @@ ENVIRONMENT = {
     # Standard output belongs to the command, which may be printing JSON.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-PARENT = "mlflow.parentRunId"
+PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # the latter is shown as the run's description
+NOTE_OF_SEARCH = (
+    "`front.html` is the interactive front, `explanation.html` says layer by layer why it looks as it does (both under "
+    "Artifacts). The child runs are the members of the front: select them and compare; parallel coordinates over the "
+    "parameters (what the plans do) and the metrics ending in `_x` (costs relative to the uncompressed network) make sense."
+)
+NOTE_OF_MEMBER = "Load the network with `mlflow.pytorch.load_model`; `plan.json` says what was done to every layer."
 LONGEST_PARAM, PARAMS_AT_ONCE, METRICS_AT_ONCE, MOST_CHILDREN = 6000, 100, 1000, 50_000  # limits of MLflow
 FRONT_EVERY = 300.0  # seconds
 
@@ -73,11 +79,12 @@ class MlflowTracker:
         experiment: str = EXPERIMENT,
         run_id: str = "",
         load_model: ModelLoader | None = None,
+        explain: Callable[[], str] | None = None,
         start_patience: float = 60.0,
         end_patience: float = 300.0,
     ) -> None:
         self.run_id = run_id
-        self._uri, self._experiment, self._load_model = uri, experiment, load_model
+        self._uri, self._experiment, self._load_model, self._explain = uri, experiment, load_model, explain
         self._start_patience, self._end_patience = start_patience, end_patience
         self._background = Background(self._warn)
         self._info = SearchInfo("", "")
@@ -107,6 +114,7 @@ class MlflowTracker:
         self._record(progress)
         self._record_front(progress, 0.0)
         if status == "finished":
+            self._background.submit(self._write_explanation)
             self._record_members(progress.useful)
         self._background.submit(lambda: self._client().set_terminated(self.run_id, STATUS[status]))
         self._background.retry(tolerate=2)
@@ -159,8 +167,12 @@ class MlflowTracker:
             self._client().log_batch(self.run_id, metrics=[Metric(*entry) for entry in waiting])
             del self._metrics[: len(waiting)]
 
+    def _write_explanation(self) -> None:
+        if self._explain is not None:
+            self._client().log_text(self.run_id, self._explain(), "explanation.html")
+
     def _write_member(self, point: FrontPoint) -> None:
-        reason = _write_member(self._client(), self.run_id, point, self._load_model)
+        reason = _write_member(self._client(), self.run_id, point, self._info.baseline, self._load_model)
         if reason:
             self._models_missing[point.candidate_id] = reason
 
@@ -192,7 +204,9 @@ def _artifacts_beside(uri: str) -> str | None:
 
 def _open_run(client: MlflowClient, info: SearchInfo, run_id: str, experiment_id: str) -> str:
     if not run_id or not _run_exists(client, run_id):
-        run_id = client.create_run(experiment_id, run_name=info.name, tags={"run_dir": info.run_dir}).info.run_id
+        run_id = client.create_run(
+            experiment_id, run_name=info.name, tags={"run_dir": info.run_dir, NOTE: NOTE_OF_SEARCH}
+        ).info.run_id
     client.update_run(run_id, status="RUNNING")
     _write_params(client, run_id, info.params)
     return run_id
@@ -249,7 +263,13 @@ def _delete_departed(client: MlflowClient, run_id: str, front: Front) -> None:
             client.delete_run(run.info.run_id)
 
 
-def _write_member(client: MlflowClient, run_id: str, point: FrontPoint, load_model: ModelLoader | None) -> str:
+def _write_member(
+    client: MlflowClient,
+    run_id: str,
+    point: FrontPoint,
+    baseline: Mapping[str, float],
+    load_model: ModelLoader | None,
+) -> str:
     """Writes the child run of a front member; gives the reason why its model is missing, if it is."""
     from mlflow.entities import Metric, Param, RunTag
 
@@ -259,14 +279,30 @@ def _write_member(client: MlflowClient, run_id: str, point: FrontPoint, load_mod
     now, child_id = int(time.time() * 1000), child.info.run_id
     client.log_batch(
         child_id,
-        metrics=[Metric(name, value, now, 0) for name, value in point.measures.items() if math.isfinite(value)],
+        metrics=[Metric(name, value, now, 0) for name, value in member_metrics(point, baseline).items()],
         params=[Param(name, str(value)) for name, value in plan_facts(point.plan).items()],
-        tags=[RunTag("step", point.step), RunTag("plan", point.summary), RunTag("generation", str(point.generation))],
+        tags=[
+            RunTag("step", point.step),
+            RunTag("plan", point.summary),
+            RunTag("generation", str(point.generation)),
+            RunTag(NOTE, f"{point.summary}. {NOTE_OF_MEMBER}"),
+        ],
     )
     client.log_text(child_id, point.plan.to_json(), "plan.json")
     missing = _write_model(client, child_id, point.candidate_id, load_model) if load_model else ""
     client.set_terminated(child_id, "FINISHED")
     return missing
+
+
+def member_metrics(point: FrontPoint, baseline: Mapping[str, float]) -> dict[str, float]:
+    """Finite measures by name, and costs relative to the uncompressed network as NAME_x, for charts over runs."""
+    measures = {name: float(value) for name, value in point.measures.items() if math.isfinite(value)}
+    relative = {
+        f"{name}_x": value / baseline[name]
+        for name, value in measures.items()
+        if abs(baseline.get(name, 0.0)) > RELATIVE_ABOVE
+    }
+    return measures | relative
 
 
 def _child_run(client: MlflowClient, run_id: str, candidate_id: str) -> Run:

@@ -18,10 +18,12 @@ TOP = {
     "evo/cli.py",
     "evo/cli_jobs.py",
     "evo/cli_looking.py",
+    "evo/cli_starting.py",
     "evo/api.py",
     "evo/build.py",
     "evo/doctor.py",
     "evo/explain.py",
+    "evo/report.py",
     "evo/inputs.py",
     "evo/timing.py",
     "evo/workers.py",
@@ -41,10 +43,10 @@ ADAPTERS = {
     "deap": {"evo/selection.py"},
     "optuna": {"evo/algorithms/optuna_sampler.py"},
     "mlflow": {"evo/tracking.py"},
-    "plotly": {"evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py", "evo/pages.py"},
+    "plotly": {"evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py", "evo/pages.py", "evo/report.py"},
     "matplotlib": {"evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py"},
-    "pydantic": {"evo/config.py", "evo/space_file.py"},
-    "yaml": {"evo/config.py", "evo/doctor_display.py"},
+    "pydantic": {"evo/config.py", "evo/space_file.py", "evo/init_config.py"},
+    "yaml": {"evo/config.py", "evo/doctor_display.py", "evo/init_config.py"},
     "rich": {
         "evo/front.py",
         "evo/display.py",
@@ -55,7 +57,7 @@ ADAPTERS = {
         "evo/cli_options.py",
         *TOP,
     },
-    "typer": {"evo/cli.py", "evo/cli_jobs.py", "evo/cli_looking.py", "evo/cli_options.py"},
+    "typer": {"evo/cli.py", "evo/cli_jobs.py", "evo/cli_looking.py", "evo/cli_options.py", "evo/cli_starting.py"},
 }
 HEAVY = ("torch", "ray", "mlflow")
 MACHINE = re.compile(

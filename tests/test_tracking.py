@@ -85,7 +85,7 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
     client = MlflowClient(uri)
     assert client.get_run(first.run_id).info.status == "KILLED"
 
-    second = MlflowTracker(uri, run_id=first.run_id, load_model=load_model)
+    second = MlflowTracker(uri, run_id=first.run_id, load_model=load_model, explain=lambda: "<p>why</p>")
     second.on_start(info(population="8", generations="4"))
     second.on_round(progress(2))
     second.on_end(progress(3, (point(0), point(1))), "finished")
@@ -101,6 +101,7 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
         "front.parquet",
         "front.html",
         "front.png",
+        "explanation.html",
     }
     assert run.info.artifact_uri.startswith((tmp_path / "mlruns").as_uri())
     table = pq.read_table(client.download_artifacts(run.info.run_id, "front.parquet", str(tmp_path)))
@@ -109,7 +110,7 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
     members = children(client, run.info.run_id)
     assert set(members) == {"c0", "c1"}
     child = members["c1"]
-    assert child.data.metrics == {"top1_error": 0.2, "macs": 5e5, "params": 10.0}
+    assert child.data.metrics == {"top1_error": 0.2, "macs": 5e5, "macs_x": 0.25, "params": 10.0}
     plan = Path(client.download_artifacts(child.info.run_id, "plan.json", str(tmp_path))).read_text()
     assert CompressionPlan.from_json(plan) == point(1).plan
     printed = subprocess.run(
