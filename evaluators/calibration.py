@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluators.step1 import LossTables
+from evaluators.loss_tables import LossTables
 from evo.calibration import isotonic_estimate
 
 ENOUGH = 8  # measurements below which only the isotonic map is fitted
@@ -34,7 +34,7 @@ class TermCalibration:
         return isotonic_estimate(codes, known @ weights, value, query_codes, asked @ weights)
 
     def _terms(self, codes: np.ndarray) -> np.ndarray:
-        return self.tables.contributions(codes, self.tables.space.phenotypes(codes))
+        return self.tables.contributions(codes)
 
 
 def term_weights(terms: np.ndarray, error: np.ndarray, kinds: list[str]) -> np.ndarray:

@@ -10,14 +10,14 @@ import torch
 from safetensors import safe_open
 
 from evaluators.artifacts import save_tensors
+from evaluators.loss_tables import LossTables, Term
 from evaluators.saliency import Ranking
-from evaluators.step1 import LossTables, Term
 from search_spaces.space import CompressionSpace
 
 
 def write_step1(file: Path, ranking: Ranking, tables: LossTables) -> None:
     order = [[group, criterion, list(units)] for (group, criterion), units in ranking.order.items()]
-    terms = [[t.kind, t.layer, list(t.genes), t.scaled] for t in tables.terms]
+    terms = [[t.kind, t.layer, list(t.genes)] for t in tables.terms]
     tensors = {f"term-{i:05d}": torch.from_numpy(np.ascontiguousarray(t.table)) for i, t in enumerate(tables.terms)}
     metadata = {"order": json.dumps(order), "terms": json.dumps(terms), "space": tables.space.digest}
     save_tensors(file, tensors, metadata)
@@ -34,8 +34,8 @@ def read_step1(file: Path, space: CompressionSpace, peak: bool) -> tuple[Ranking
                 "of model, data or space, or start a new search in another run directory"
             )
         terms = tuple(
-            Term(kind, layer, tuple(genes), stored.get_tensor(f"term-{i:05d}"), scaled)
-            for i, (kind, layer, genes, scaled) in enumerate(json.loads(metadata["terms"]))
+            Term(kind, layer, tuple(genes), stored.get_tensor(f"term-{i:05d}"))
+            for i, (kind, layer, genes) in enumerate(json.loads(metadata["terms"]))
         )
     order = {(group, criterion): tuple(units) for group, criterion, units in json.loads(metadata["order"])}
     return Ranking(order), LossTables(space, terms, peak)

@@ -16,10 +16,12 @@ from evaluators.channels import Trace
 from evaluators.compression import MEASURES, CompressionEvaluator, frozen_teacher
 from evaluators.data import Splits
 from evaluators.describe import trace
+from evaluators.gradients import collect_gradients
 from evaluators.load import load_weights
+from evaluators.loss_tables import LossTables
 from evaluators.saliency import Ranking, rank
 from evaluators.statistics import collect
-from evaluators.step1 import LossTables, build_tables
+from evaluators.step1 import build_tables
 from evaluators.step1_file import read_step1, write_step1
 from evo.algorithm import AnyAlgorithm
 from evo.candidates import STEP1, STEP2, Scorer
@@ -137,7 +139,10 @@ def _step1(
     statistics = collect(teacher, layers, images, derived_seed(config.seed, "statistics"))
     criteria = {name: resolve(CRITERIA, name) for name in config.space.criteria}
     ranking = rank(described, teacher, statistics, criteria)
-    tables = build_tables(space, teacher, described, statistics, ranking, peak)
+    gradients = collect_gradients(
+        teacher, described.network, statistics, images, derived_seed(config.seed, "gradients")
+    )
+    tables = build_tables(space, teacher, described, statistics, gradients, ranking, peak)
     return ranking, tables
 
 

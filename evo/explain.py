@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluators.step1 import LossTables
+from evaluators.loss_tables import LossTables
 from evaluators.step1_file import read_step1
 from evo.build import STEP1_FILE
 from evo.candidates import STEP2
@@ -54,7 +54,7 @@ def _predicted(result: Result, point: FrontPoint, tables: LossTables) -> dict[tu
     if evaluation is None:
         return {}
     genome = np.array([tables.space.repair(evaluation.candidate.genome)])
-    parts = tables.contributions(genome, tables.space.phenotypes(genome))[0]
+    parts = tables.contributions(genome)[0]
     losses: dict[tuple[str, str], float] = defaultdict(float)
     for term, loss in zip(tables.terms, parts, strict=True):
         losses[term.layer, term.kind] += float(loss)
@@ -73,7 +73,7 @@ def sensitivities(tables: LossTables) -> tuple[Sensitivity, ...]:
             [_with(row, at, allele) for allele in range(gene.cardinality) for row in _criteria(tables, at, rest)]
         )
         own = [column for column, term in enumerate(tables.terms) if at in term.genes]
-        losses = tables.contributions(rows, space.phenotypes(rows))[:, own].sum(axis=1)
+        losses = tables.contributions(rows)[:, own].sum(axis=1)
         scores = losses.reshape(gene.cardinality, -1).min(axis=1)
         kind, _, place = gene.name.partition(":")
         labels = tuple(allele_label(gene, allele) for allele in range(gene.cardinality))

@@ -118,7 +118,7 @@ MEASURES: Table = {
     "cross_entropy": "mean loss on the search-validation split, nats per sample",
     "test_top1_error": "misclassified share of the test split, only after the final step, 0 to 1",
     "test_cross_entropy": "mean loss on the test split, only after the final step, nats per sample",
-    "predicted_loss_increase": "rise in loss over the uncompressed network as step 1 predicts it, nats per sample",
+    "predicted_loss_increase": "rise of the distillation loss (at high temperature) as step 1 predicts it, nats per sample",
     "params": "weights, biases and normalisation parameters, count",
     "macs": "multiply-accumulates of convolutions and linear layers for one sample, count",
     "bops": "macs x weight bits x activation bits for one sample, count",

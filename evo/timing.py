@@ -14,7 +14,7 @@ from evaluators.latency.building import build_table
 from evaluators.latency.probe import LatencyProbe, baseline_latency
 from evaluators.latency.runtime import Target
 from evaluators.latency.table import LatencyTable
-from evaluators.step1 import LossTables
+from evaluators.loss_tables import LossTables
 from evo.config import Config
 from search_spaces.network import Network
 

@@ -17,6 +17,7 @@ from evaluators.compression import CompressionEvaluator, StepOptions, frozen_tea
 from evaluators.data import ImageData, Images, Splits, split
 from evaluators.datasets import IMAGENET_MEAN, IMAGENET_STD
 from evaluators.describe import trace
+from evaluators.gradients import collect_gradients
 from evaluators.load import load_weights
 from evaluators.models.cifar_resnet import resnet20
 from evaluators.recovery import Budget, classify
@@ -87,7 +88,8 @@ def test_the_closed_form_ranks_real_networks() -> None:
     space = build_space(network, options)
     teacher = evaluator().teacher
     statistics = collect(teacher, [layer.name for layer in network.layers], _prepared(128), seed=0)
-    tables = build_tables(space, teacher, evaluator().trace, statistics, evaluator().ranking)
+    gradients = collect_gradients(teacher, network, statistics, _prepared(128), seed=1)
+    tables = build_tables(space, teacher, evaluator().trace, statistics, gradients, evaluator().ranking)
     rng = np.random.default_rng(3)
     genomes = [space.sample(rng) for _ in range(24)]
     predicted = tables.score(np.array(genomes))["predicted_loss_increase"]

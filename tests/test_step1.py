@@ -14,10 +14,12 @@ from torch import nn
 
 from evaluators.describe import trace
 from evaluators.factorise import svd
+from evaluators.gradients import Gradients, collect_gradients
 from evaluators.layers import TransposedConv2d
+from evaluators.loss_tables import LossTables
 from evaluators.saliency import Ranking, fisher, l1, rank
-from evaluators.statistics import LayerStatistics, collect
-from evaluators.step1 import LossTables, build_tables, quadratic
+from evaluators.statistics import collect
+from evaluators.step1 import COHERENT, build_tables
 from evaluators.step1_file import read_step1, write_step1
 from evaluators.unfolding import unfold
 from search_spaces.costs import costs
@@ -32,21 +34,6 @@ OPTIONS = SpaceOptions(
     roundings=("nearest", "gptq"),
     ranges=("percentile", "mse"),
 )
-
-
-def statistics_of(outputs: int, fan_in: int) -> LayerStatistics:
-    rng = torch.Generator().manual_seed(outputs)
-    x, g = torch.randn(50, fan_in, generator=rng), torch.randn(50, outputs, generator=rng)
-    return LayerStatistics(x.T @ x / 50, x.mean(0), torch.zeros(2), g.T @ g / 50, torch.zeros(outputs), x.flatten())
-
-
-def test_the_quadratic_form_is_that_of_the_explicit_fisher_matrix() -> None:
-    """1/2 vec(dW)' (S kron C) vec(dW) (Martens and Grosse 2015), written out."""
-    known, change = statistics_of(4, 6), torch.randn(4, 6)
-    fisher_matrix = torch.kron(known.output_gradient, known.input_covariance)
-    assert quadratic(known, change) == pytest.approx(
-        float(0.5 * change.flatten() @ fisher_matrix @ change.flatten()), rel=1e-5
-    )
 
 
 def test_statistics_equal_a_direct_computation() -> None:
@@ -100,13 +87,14 @@ def test_unfolded_inputs_times_weights_are_the_outputs(layer: nn.Conv2d) -> None
 
 
 @cache
-def study() -> tuple[LossTables, Ranking]:
+def study() -> tuple[LossTables, Ranking, Gradients]:
     net = named("digits_cnn")
     space = build_space(net.network, OPTIONS)
     images = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     found = collect(net.model, [layer.name for layer in net.network.layers], images, seed=0)
+    gradients = collect_gradients(net.model, net.network, found, images, seed=2)
     ranking = rank(net.trace, net.model, found, {"fisher": fisher, "l1": l1})
-    return build_tables(space, net.model, net.trace, found, ranking), ranking
+    return build_tables(space, net.model, net.trace, found, gradients, ranking), ranking, gradients
 
 
 def loss(tables: LossTables, codes: np.ndarray) -> np.ndarray:
@@ -114,7 +102,7 @@ def loss(tables: LossTables, codes: np.ndarray) -> np.ndarray:
 
 
 def test_the_uncompressed_network_loses_nothing_and_nothing_gains() -> None:
-    tables, _ = study()
+    tables, *_ = study()
     rng = np.random.default_rng(0)
     population = np.array([tables.space.anchors()[0], *(tables.space.sample(rng) for _ in range(300))])
     assert loss(tables, population)[0] == 0
@@ -123,7 +111,7 @@ def test_the_uncompressed_network_loses_nothing_and_nothing_gains() -> None:
 
 def test_every_step_of_compression_costs() -> None:
     """From the whole network, each ordinal gene one allele lower at a time. Channels lost together may make up for each other."""
-    tables, _ = study()
+    tables, *_ = study()
     full = np.array(tables.space.anchors()[0])
     for at, (cardinality, ordinal) in enumerate(zip(tables.space.cardinalities, tables.space.ordinal, strict=True)):
         if ordinal:
@@ -134,24 +122,11 @@ def test_every_step_of_compression_costs() -> None:
             assert (np.diff(steps) > 0).all(), tables.space.names[at]
 
 
-def test_terms_are_the_quadratic_forms_of_the_real_changes() -> None:
-    """One width, one factorisation: recomputed from the weights that the network really loses."""
-    tables, ranking = study()
+def test_terms_are_the_shifts_of_the_real_changes() -> None:
+    """One factorisation and one width: recomputed from the weights that the network really loses."""
+    tables, ranking, gradients = study()
     space, net = tables.space, named("digits_cnn")
-    images = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    found = collect(net.model, [layer.name for layer in net.network.layers], images, seed=0)
     full = np.array(space.anchors()[0])
-    width = space.names.index("width:block1.conv1")
-    gene = space.genes[width]
-    assert isinstance(gene, WidthGene)
-    codes = full.copy()
-    codes[width] = 2
-    kept = ranking.keep("block1.conv1", "fisher", gene.kept[2])
-    change = -net.model.block1.conv2.weight.detach().clone()
-    change[:, list(kept)] = 0
-    expected = quadratic(found["block1.conv2"], change.flatten(1))
-    assert loss(tables, codes[None])[0] == pytest.approx(expected, rel=1e-5)
-
     factor = space.names.index("factor:down")
     choice = space.genes[factor]
     assert isinstance(choice, FactorGene) and choice.options[1].method == "svd"
@@ -159,12 +134,41 @@ def test_terms_are_the_quadratic_forms_of_the_real_changes() -> None:
     codes[factor] = 1
     (rank_of,) = space.decode(tuple(codes)).factors[0].ranks
     first, second = (part.weight.detach().flatten(1) for part in svd(net.model.down, (rank_of,)))
-    expected = quadratic(found["down"], second @ first - net.model.down.weight.detach().flatten(1))
+    change = second @ first - net.model.down.weight.detach().flatten(1)
+    expected = float(gradients.layers["down"].shifts(change).square().mean())
     assert loss(tables, codes[None])[0] == pytest.approx(expected, rel=1e-4)
+
+    width = space.names.index("width:block1.conv1")
+    gene = space.genes[width]
+    assert isinstance(gene, WidthGene)
+    alone = []
+    for allele in (1, 2):
+        codes = full.copy()
+        codes[width] = allele
+        kept = ranking.keep("block1.conv1", "fisher", gene.kept[allele])
+        change = -net.model.block1.conv2.weight.detach().clone()
+        change[:, list(kept)] = 0
+        plain = float(gradients.layers["block1.conv2"].shifts(change.flatten(1)).square().mean())
+        alone.append(loss(tables, codes[None])[0] / plain)
+    assert alone[0] == pytest.approx(alone[1], rel=1e-4) and 0.5 < alone[0] < 4, "the coherence of widths"
+
+
+def test_losses_add_up_over_what_is_left_of_the_network() -> None:
+    """Contributions sum to the score, and a layer that goes with its block costs nothing more."""
+    tables, *_ = study()
+    codes = np.random.default_rng(1).integers(0, tables.space.cardinalities, (200, len(tables.space.genes)))
+    np.testing.assert_allclose(tables.contributions(codes).sum(axis=1), loss(tables, codes), rtol=1e-9)
+    skips = [at for at, name in enumerate(tables.space.names) if name.startswith("skip:")]
+    inside = [t for t in tables.terms if t.kind not in COHERENT]
+    assert skips and inside
+    block = tables.space.network.block(tables.space.names[skips[0]].removeprefix("skip:"))
+    columns = [at for at, t in enumerate(tables.terms) if t.layer in block.layers and t.kind != "skip"]
+    parts = tables.contributions(codes)[:, columns].sum(axis=1)
+    assert (parts[codes[:, skips[0]] == 1] == 0).all() and (parts[codes[:, skips[0]] == 0] > 0).all()
 
 
 def test_scoring_runs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables, _ = study()
+    tables, *_ = study()
 
     def refuse(*_: object) -> None:
         raise AssertionError("a forward pass")
@@ -179,7 +183,7 @@ def test_scoring_runs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tables_survive_their_file(tmp_path: Path) -> None:
-    tables, ranking = study()
+    tables, ranking, _ = study()
     write_step1(tmp_path / "step1.safetensors", ranking, tables)
     order, again = read_step1(tmp_path / "step1.safetensors", tables.space, peak=False)
     assert order == ranking
