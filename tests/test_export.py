@@ -17,7 +17,7 @@ from nets import named
 from safetensors.torch import load_file
 from torch import nn
 
-from evaluators import count
+from evaluators import count, standalone_loader
 from evaluators import export as exporting
 from evaluators.compose import compose, recalibrate
 from evaluators.export import FORMATS, export
@@ -179,3 +179,15 @@ def test_a_network_that_cannot_be_exported_gets_one_sentence(tmp_path: Path, for
 
 def test_every_format_has_a_loader_here() -> None:
     assert set(LOADERS) == set(FORMATS)
+
+
+def test_loaded_weights_lie_in_memory_as_they_did_when_they_were_measured(tmp_path: Path) -> None:
+    """Sums in another order can move a rounded activation by a whole step, so outputs are equal to the last bit or not at all."""
+    module = copy.deepcopy(tuned("mixed")).to(memory_format=torch.channels_last).eval()
+    export(module, named("digits_cnn").example, tmp_path / "out", "pytorch", {}, PLANS["mixed"])
+    loaded, baked = standalone_loader.load(tmp_path / "out"), bake(copy.deepcopy(module))
+    wanted = {name: p.stride() for name, p in baked.named_parameters()}
+    assert {name: p.stride() for name, p in loaded.named_parameters()} == wanted
+    images = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(loaded(images), baked(images))

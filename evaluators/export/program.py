@@ -60,6 +60,6 @@ def laid_out(state: dict[str, Tensor]) -> tuple[Tensor, dict[str, list[object]]]
 
 
 def _husk(value: Tensor) -> Tensor:
-    """A tensor of this shape without data, so that the program's file holds no weights."""
-    empty = torch.empty(value.shape, dtype=value.dtype, device="meta")
+    """A tensor of this shape and layout without data, so that the program's file holds no weights."""
+    empty = torch.empty_like(value, device="meta", requires_grad=False)
     return nn.Parameter(empty, requires_grad=False) if isinstance(value, nn.Parameter) else empty
