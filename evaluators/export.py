@@ -144,8 +144,8 @@ def _write_packed(module: nn.Module, baked: nn.Module, images: Tensor, folder: P
 
 
 def _husk(value: Tensor) -> Tensor:
-    """A tensor of this shape without data, so that the program's file holds no weights."""
-    empty = torch.empty(value.shape, dtype=value.dtype, device="meta")
+    """A tensor of this shape and layout without data, so that the program's file holds no weights."""
+    empty = torch.empty_like(value, device="meta", requires_grad=False)
     return nn.Parameter(empty, requires_grad=False) if isinstance(value, nn.Parameter) else empty
 
 
