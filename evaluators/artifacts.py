@@ -57,7 +57,8 @@ def packed_state(module: nn.Module) -> dict[str, Tensor]:
     """Everything inference needs, at the size that `size_bytes` states: codes packed bit by bit, the rest in float32.
 
     Names are those of the baked module. A quantised weight `a.weight` becomes `a.weight.codes` (uint8, packed) and, in float32,
-    `.step`, `.offset` and `.table` as its codebook has them; its form belongs into the file's metadata (see `packed_metadata`).
+    `.step`, `.offset` and `.table` as its codebook has them; one with a mask has `.mask`, a bitmap, and codes (or float32
+    `.values`) of the weights that remain. Its form belongs into the file's metadata (see `packed_metadata`).
     """
     state: dict[str, Tensor] = {}
     for name, child in _leaves(module):
@@ -70,8 +71,9 @@ def packed_state(module: nn.Module) -> dict[str, Tensor]:
 
 def packed_metadata(module: nn.Module) -> dict[str, str]:
     """For every packed weight its form as JSON: bits, codebook, group and shape."""
-    quantised = [(n, m) for n, m in _leaves(module) if isinstance(m, QuantisedLayer) and m.quantiser is not None]
-    return {f"{_inner(n, m)}.weight": json.dumps(_form(m)) for n, m in quantised}
+    wrapped = [(n, m) for n, m in _leaves(module) if isinstance(m, QuantisedLayer)]
+    packed = [(n, m) for n, m in wrapped if m.quantiser is not None or m.mask is not None]
+    return {f"{_inner(n, m)}.weight": json.dumps(_form(m)) for n, m in packed}
 
 
 def _form(layer: QuantisedLayer) -> dict[str, Any]:
@@ -108,10 +110,7 @@ def _inner(name: str, layer: QuantisedLayer) -> str:
 def _packed_layer(name: str, layer: QuantisedLayer) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     inner = _inner(name, layer)
-    if layer.quantiser is None:
-        state[f"{inner}.weight"] = layer.layer.weight.detach().cpu().float().contiguous()
-    else:
-        state.update(_packed_weight(f"{inner}.weight", layer.quantiser, layer.layer.weight))
+    state.update(_packed_weight(f"{inner}.weight", layer))
     if layer.layer.bias is not None:
         state[f"{inner}.bias"] = layer.layer.bias.detach().cpu().float()
     if isinstance(layer.input, ActivationQuantiser):
@@ -120,8 +119,19 @@ def _packed_layer(name: str, layer: QuantisedLayer) -> dict[str, Tensor]:
     return state
 
 
-def _packed_weight(name: str, quantiser: WeightQuantiser, weight: Tensor) -> dict[str, Tensor]:
-    state = {f"{name}.codes": pack(quantiser.codes(weight).cpu(), quantiser.bits.weight)}
+def _packed_weight(name: str, layer: QuantisedLayer) -> dict[str, Tensor]:
+    weight, mask = layer.layer.weight.detach(), layer.mask
+    bitmap = {} if mask is None else {f"{name}.mask": pack(mask.to(torch.uint8).cpu(), 1)}
+    if layer.quantiser is None:
+        values = weight.cpu().float().contiguous()
+        return {name: values} if mask is None else {**bitmap, f"{name}.values": values[mask.cpu()]}
+    codes = layer.quantiser.codes(weight)
+    kept = codes if mask is None else codes[mask]
+    return {**bitmap, f"{name}.codes": pack(kept.cpu(), layer.bits.weight), **_packed_grid(name, layer.quantiser)}
+
+
+def _packed_grid(name: str, quantiser: WeightQuantiser) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
     if quantiser.table is not None:
         state[f"{name}.table"] = quantiser.table.detach().cpu().sort().values
     if quantiser.step is not None:

@@ -105,17 +105,18 @@ FIXED: dict[str, Callable[[int], Levels]] = {
 }
 
 
-def fit_step(rows: Tensor, levels: Levels) -> Tensor:
+def fit_step(rows: Tensor, used: Tensor, levels: Levels) -> Tensor:
     """Step size per row of (rows, n), shape (rows,): the best of a grid of clipped ranges and of the closed forms for one and
-    two bits, then refined by turns; the squared error never rises while it is."""
+    two bits, then refined by turns; the squared error never rises while it is. `used` (rows, n) is 0 for weights that a mask
+    drops, which are 0 in rows, else 1."""
     largest = torch.maximum(rows.amax(1) / levels.high, rows.amin(1) / levels.low).clamp_min(SMALLEST)
     tried = [largest * share for share in CLIP_SHARES]
     if levels.high <= 1:
         tried += [_mean_magnitude(rows, torch.zeros(len(rows))), _mean_magnitude(rows, 0.7 * rows.abs().mean(1))]
-    errors = torch.stack([step_error(rows, step, levels) for step in tried])
+    errors = torch.stack([step_error(rows, used, step, levels) for step in tried])
     step = torch.stack(tried).gather(0, errors.argmin(0, keepdim=True))[0]
     for _ in range(REFITS):
-        codes = levels.nearest(rows / step[:, None])
+        codes = levels.nearest(rows / step[:, None]) * used
         fitted = (codes * rows).sum(1) / codes.square().sum(1).clamp_min(SMALLEST)
         step = torch.where(fitted > SMALLEST, fitted, step)
     return step
@@ -129,27 +130,31 @@ def _mean_magnitude(rows: Tensor, threshold: Tensor) -> Tensor:
     return ((size * above).sum(1) / above.sum(1).clamp_min(1)).clamp_min(SMALLEST)
 
 
-def step_error(rows: Tensor, step: Tensor, levels: Levels) -> Tensor:
+def step_error(rows: Tensor, used: Tensor, step: Tensor, levels: Levels) -> Tensor:
     """Squared error of every row, (rows,)."""
-    return (levels.nearest(rows / step[:, None]) * step[:, None] - rows).square().sum(1)
+    return ((levels.nearest(rows / step[:, None]) * step[:, None] - rows) * used).square().sum(1)
 
 
-def fit_affine(rows: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+def fit_affine(rows: Tensor, used: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
     """Step and offset per row, each (rows,): the best of a grid of ranges shrunk about their middle, then linear regression of
-    the weights on their codes by turns."""
-    low, high = rows.amin(1), rows.amax(1)
+    the weights on their codes by turns; `used` as for `fit_step`."""
+    low = torch.where(used > 0, rows, torch.inf).amin(1).nan_to_num(posinf=0.0)
+    high = torch.where(used > 0, rows, -torch.inf).amax(1).nan_to_num(neginf=0.0)
     middle, reach = (low + high) / 2, (high - low).clamp_min(SMALLEST) / 2
     tried = [(2 * reach * share / levels.high, middle - reach * share) for share in CLIP_SHARES]
-    errors = torch.stack([step_error(rows - offset[:, None], step, levels) for step, offset in tried])
+    errors = torch.stack([step_error(rows - offset[:, None], used, step, levels) for step, offset in tried])
     best = errors.argmin(0, keepdim=True)
     step, offset = (torch.stack(each).gather(0, best)[0] for each in zip(*tried, strict=True))
+    count = used.sum(1).clamp_min(1)
+    mean = (rows * used).sum(1) / count
     for _ in range(REFITS):
         codes = levels.nearest((rows - offset[:, None]) / step[:, None])
-        centred = codes - codes.mean(1, keepdim=True)
+        mean_code = (codes * used).sum(1) / count
+        centred = (codes - mean_code[:, None]) * used
         spread = centred.square().sum(1)
         fitted = (centred * rows).sum(1) / spread.clamp_min(SMALLEST)
         step = torch.where((spread > SMALLEST) & (fitted > SMALLEST), fitted, step)
-        offset = rows.mean(1) - step * codes.mean(1)
+        offset = mean - step * mean_code
     return step, offset
 
 
@@ -165,16 +170,19 @@ def fit_table(weight: Tensor, bits: int) -> Tensor:
     return table.float()
 
 
-def per_group(flat: Tensor, group: int, fit: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Fit (rows, n) -> tuple of (rows,) to every group of a weight (N, fan-in); results (N, groups per row), or (1, 1)."""
+Fit = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+
+
+def per_group(flat: Tensor, used: Tensor, group: int, fit: Fit) -> tuple[Tensor, ...]:
+    """Fit (rows, n), (rows, n) -> tuple of (rows,) to every group of a weight (N, fan-in): (N, groups per row), or (1, 1)."""
     if group == TENSOR:
-        return tuple(found.view(1, 1) for found in fit(flat.reshape(1, -1)))
+        return tuple(found.view(1, 1) for found in fit(flat.reshape(1, -1), used.reshape(1, -1)))
     if group <= 0 or group >= flat.shape[1]:
-        return tuple(found[:, None] for found in fit(flat))
-    whole = flat.shape[1] // group
-    parts = [fit(flat[:, : whole * group].reshape(-1, group))]
-    if whole * group < flat.shape[1]:
-        parts.append(fit(flat[:, whole * group :]))
+        return tuple(found[:, None] for found in fit(flat, used))
+    whole = flat.shape[1] // group * group
+    parts = [fit(flat[:, :whole].reshape(-1, group), used[:, :whole].reshape(-1, group))]
+    if whole < flat.shape[1]:
+        parts.append(fit(flat[:, whole:], used[:, whole:]))
     return tuple(torch.cat([found.view(len(flat), -1) for found in each], dim=1) for each in zip(*parts, strict=True))
 
 

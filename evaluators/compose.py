@@ -1,4 +1,4 @@
-"""Apply a plan to a network: prune -> decompose -> quantise, each on what the step before left."""
+"""Apply a plan to a network: prune -> decompose -> mask -> quantise, each on what the step before left."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.channels import Trace, kept_index
+from evaluators.compensation import compensated
 from evaluators.factorise import factorise
+from evaluators.layers import layer_of, weight_of
+from evaluators.masks import mask_of
 from evaluators.moments import InputMoments
 from evaluators.quantise import activation_quantisers, quantise_layer
 from evaluators.saliency import Ranking
 from evaluators.slicing import slice_channels
 from search_spaces.phenotype import of_plan
-from search_spaces.plan import Bits, CompressionPlan
+from search_spaces.plan import Bits, CompressionPlan, Mask, Width
 
 
 def compose(
@@ -32,6 +35,8 @@ def compose(
     kept = kept_units(ranking, plan)
     inputs = kept_moments(trace, plan, kept, moments or {})
     slice_channels(smaller, trace, kept)
+    for name in compensated_layers(trace, plan):
+        _compensate(smaller, model, trace, name, kept, (moments or {})[name])
     for skip in plan.skips:
         replace(smaller, skip.block, nn.Identity())
     skipped = tuple(f"{skip.block}." for skip in plan.skips)
@@ -40,26 +45,57 @@ def compose(
             layer = smaller.get_submodule(factor.layer)
             known = inputs.get(factor.layer) if factor.metric == "inputs" else None
             replace(smaller, factor.layer, factorise(layer, factor.method, factor.ranks, known))
-    for bits in plan.bits:
+    patterns = {sparse.layer: sparse.pattern for sparse in plan.sparse}
+    masked = [Bits(name) for name in patterns if name not in {bits.layer for bits in plan.bits}]
+    for bits in (*plan.bits, *masked):
         if not bits.layer.startswith(skipped):
             layer = smaller.get_submodule(bits.layer)
-            replace(smaller, bits.layer, quantise_layer(layer, bits, inputs.get(bits.layer)))
+            mask = mask_of(weight_of(smaller, bits.layer), patterns[bits.layer]) if bits.layer in patterns else None
+            replace(smaller, bits.layer, quantise_layer(layer, bits, inputs.get(bits.layer), mask))
     return smaller
 
 
-def data_aware_layers(plan: CompressionPlan) -> tuple[str, ...]:
+def compensated_layers(trace: Trace, plan: CompressionPlan) -> tuple[str, ...]:
+    """Layers that make up for input channels that the plan takes from them; depthwise and grouped ones cannot."""
+    decisions: tuple[Width | Mask, ...] = (*plan.widths, *plan.masks)
+    cut = {decision.group for decision in decisions if decision.compensate}
+    skipped = tuple(f"{skip.block}." for skip in plan.skips)
+    found = [c for group in trace.network.groups if group.name in cut for c in group.consumers]
+    able = {layer.name for layer in trace.network.layers if layer.groups == 1}
+    return tuple(dict.fromkeys(c for c in found if c in able and not c.startswith(skipped)))
+
+
+def _compensate(
+    smaller: nn.Module,
+    model: nn.Module,
+    trace: Trace,
+    name: str,
+    kept: Mapping[str, Sequence[int]],
+    moments: InputMoments,
+) -> None:
+    """Correct the weight (and bias) of one layer of the cut network, from the uncut layer and the moments of its inputs."""
+    cut, whole = layer_of(smaller, name), weight_of(model, name).flatten(1)
+    columns, rows = kept_columns(trace, name, kept), kept_rows(trace, name, kept)
+    corrected = compensated(whole, columns, moments.second(cut.bias is not None))
+    with torch.no_grad():
+        cut.weight.copy_(corrected[rows][:, columns].view_as(cut.weight))
+        if cut.bias is not None:
+            cut.bias.add_(moments.bias_for(corrected - whole)[rows])
+
+
+def data_aware_layers(trace: Trace, plan: CompressionPlan) -> tuple[str, ...]:
     """Layers for which `compose` needs the moments of their inputs."""
     factorised = {factor.layer for factor in plan.factors}
     rounded = [b.layer for b in plan.bits if b.rounding != Bits.rounding and b.layer not in factorised]
     weighted = [factor.layer for factor in plan.factors if factor.metric == "inputs"]
-    return tuple(dict.fromkeys((*rounded, *weighted)))
+    return tuple(dict.fromkeys((*rounded, *weighted, *compensated_layers(trace, plan))))
 
 
 def kept_moments(
     trace: Trace, plan: CompressionPlan, kept: Mapping[str, Sequence[int]], moments: Mapping[str, InputMoments]
 ) -> dict[str, InputMoments]:
     """Moments of the inputs that pruning leaves, for every layer that the plan treats with regard to its inputs."""
-    wanted = data_aware_layers(plan)
+    wanted = data_aware_layers(trace, plan)
     missing = [layer for layer in wanted if layer not in moments]
     if missing:
         raise ValueError(
@@ -71,13 +107,21 @@ def kept_moments(
 
 def kept_columns(trace: Trace, layer: str, kept: Mapping[str, Sequence[int]]) -> list[int]:
     """Columns of the layer's weight matrix (outputs, fan-in) that remain."""
-    numbers = {group.name: i for i, group in enumerate(trace.network.groups)}
     of = trace.network.layer(layer)
-    maps = [m for m in trace.maps_of(f"{layer}.weight") if m.dim == 1]
-    fan_in = 1 if of.depthwise else of.in_channels // of.groups
-    chosen = {numbers[name]: units for name, units in kept.items()}
-    channels = kept_index(maps[0], chosen) if maps else list(range(fan_in))
+    channels = _kept_along(trace, layer, 1, kept, 1 if of.depthwise else of.in_channels // of.groups)
     return [channel * of.kernel_area + place for channel in channels for place in range(of.kernel_area)]
+
+
+def kept_rows(trace: Trace, layer: str, kept: Mapping[str, Sequence[int]]) -> list[int]:
+    """Rows of the layer's weight matrix that remain."""
+    return _kept_along(trace, layer, 0, kept, trace.network.layer(layer).out_channels)
+
+
+def _kept_along(trace: Trace, layer: str, dim: int, kept: Mapping[str, Sequence[int]], size: int) -> list[int]:
+    numbers = {group.name: i for i, group in enumerate(trace.network.groups)}
+    chosen = {numbers[name]: units for name, units in kept.items()}
+    maps = [m for m in trace.maps_of(f"{layer}.weight") if m.dim == dim]
+    return kept_index(maps[0], chosen) if maps else list(range(size))
 
 
 def kept_units(ranking: Ranking, plan: CompressionPlan) -> dict[str, Sequence[int]]:

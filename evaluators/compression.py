@@ -131,7 +131,7 @@ class CompressionEvaluator:
 
     def _moments(self, plan: CompressionPlan) -> Mapping[str, InputMoments]:
         """Those of the uncompressed network; collected when a plan first needs them, and the same whichever plan that is."""
-        missing = [layer for layer in data_aware_layers(plan) if layer not in self._known]
+        missing = [layer for layer in data_aware_layers(self.trace, plan) if layer not in self._known]
         if missing:
             batches = self.splits.calibration_batches(MOMENT_IMAGES, CALIBRATION_BATCH, self.device)
             self._known.update(collect_moments(self.teacher, missing, batches))

@@ -68,27 +68,29 @@ def fake_quantise(x: Tensor, scale: Tensor, levels: Levels, steps: int) -> Tenso
 
 
 class WeightQuantiser(nn.Module):
-    """Maps a float weight to one in the codebook of `bits`; fitted to `weight` with the least squared error.
+    """Maps a float weight to one in the codebook of `bits`; fitted to `weight` with the least squared error, that of the weights
+    which a mask keeps if there is one.
 
     step (and offset) have the shape (channels, groups per channel), or (1, 1) for a whole tensor; a k-means codebook has a table.
     """
 
-    def __init__(self, weight: Tensor, bits: Bits) -> None:
+    def __init__(self, weight: Tensor, bits: Bits, mask: Tensor | None = None) -> None:
         super().__init__()
         self.bits = bits
-        flat = weight.detach().flatten(1)
+        used = (torch.ones_like(weight) if mask is None else mask.to(weight.dtype)).flatten(1)
+        flat = weight.detach().flatten(1) * used
         self.step: nn.Parameter | None = None
         self.offset: nn.Parameter | None = None
         self.table: nn.Parameter | None = None
         if bits.codebook == "kmeans":
-            self.table = nn.Parameter(fit_table(flat, bits.weight))
+            self.table = nn.Parameter(fit_table(flat[used > 0], bits.weight))
             return
         self.fixed = FIXED[bits.codebook](bits.weight)
         if bits.codebook == "affine":
-            step, offset = per_group(flat, bits.group, lambda rows: fit_affine(rows, self.fixed))
+            step, offset = per_group(flat, used, bits.group, lambda rows, on: fit_affine(rows, on, self.fixed))
             self.offset = nn.Parameter(offset)
         else:
-            (step,) = per_group(flat, bits.group, lambda rows: (fit_step(rows, self.fixed),))
+            (step,) = per_group(flat, used, bits.group, lambda rows, on: (fit_step(rows, on, self.fixed),))
         self.step = nn.Parameter(step)
 
     def levels(self) -> Levels:
@@ -115,15 +117,17 @@ class WeightQuantiser(nn.Module):
         return (fake_quantise(flat - offset, step, self.fixed, steps) + offset).view_as(weight)
 
     @torch.no_grad()
-    def fitted(self, weight: Tensor, second_moment: Tensor) -> Tensor:
-        """The weight rounded as `bits` says, with regard to the second moment of the layer's inputs (fan-in, fan-in)."""
+    def fitted(self, weight: Tensor, second_moment: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The weight rounded as `bits` says, with regard to the second moment of the layer's inputs (fan-in, fan-in); 0 where a
+        mask drops it, for which gptq makes up as for rounding (Frantar and Alistarh 2023)."""
         flat = weight.detach().flatten(1)
         step, offset = (each.expand(-1, flat.shape[1]) for each in self.grid(flat.shape[1]))
         levels = self.levels()
+        used = torch.ones_like(flat) if mask is None else mask.flatten(1).to(flat.dtype)
 
         def columns(part: Tensor, start: int) -> Tensor:
             at = slice(start, start + part.shape[1])
-            return levels.nearest((part - offset[:, at]) / step[:, at]) * step[:, at] + offset[:, at]
+            return (levels.nearest((part - offset[:, at]) / step[:, at]) * step[:, at] + offset[:, at]) * used[:, at]
 
         return ROUNDERS[self.bits.rounding](flat, second_moment, columns).view_as(weight)
 
@@ -195,24 +199,32 @@ class ActivationQuantiser(nn.Module):
 
 
 class QuantisedLayer(nn.Module):
-    """A convolution or linear layer under quantisation-aware tuning: float weight, learned codebook, static input range."""
+    """A convolution or linear layer under quantisation-aware tuning: float weight, learned codebook, static input range, and a
+    mask of the weights that remain, if any."""
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, bits: Bits, inputs: InputMoments | None = None) -> None:
+    mask: Tensor | None
+
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        bits: Bits,
+        inputs: InputMoments | None = None,
+        mask: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.layer = layer
+        self.register_buffer("mask", mask)
         self.bits = bits
         self.input = ActivationQuantiser(bits.activation, bits.range) if bits.activation < FLOAT_BITS else nn.Identity()
-        self.quantiser = WeightQuantiser(layer.weight, bits) if bits.weight < FLOAT_BITS else None
+        self.quantiser = WeightQuantiser(layer.weight, bits, mask) if bits.weight < FLOAT_BITS else None
         if self.quantiser is not None and inputs is not None:
             with torch.no_grad():
-                layer.weight.copy_(self.quantiser.fitted(layer.weight, inputs.second(layer.bias is not None)))
+                layer.weight.copy_(self.quantiser.fitted(layer.weight, inputs.second(layer.bias is not None), mask))
 
     def weight(self) -> Tensor:
         """The weight that the layer computes with."""
-        if self.quantiser is None:
-            return self.layer.weight
-        result: Tensor = self.quantiser(self.layer.weight)
-        return result
+        weight: Tensor = self.layer.weight if self.quantiser is None else self.quantiser(self.layer.weight)
+        return weight if self.mask is None else weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
         x, layer = self.input(x), self.layer
@@ -221,13 +233,15 @@ class QuantisedLayer(nn.Module):
         return layer._conv_forward(x, self.weight(), layer.bias)
 
 
-def quantise_layer(module: nn.Module, bits: Bits, inputs: InputMoments | None = None) -> nn.Module:
-    """Wrap every convolution and linear layer of a (possibly factorised) layer; 32 and 32 bits leave it untouched.
+def quantise_layer(
+    module: nn.Module, bits: Bits, inputs: InputMoments | None = None, mask: Tensor | None = None
+) -> nn.Module:
+    """Wrap every convolution and linear layer of a (possibly factorised) layer; 32 and 32 bits without a mask leave it untouched.
 
     With the moments of its inputs, the weight of a layer that is not factorised is rounded as `bits.rounding` says; without them,
     and in factors, to the nearest level.
     """
-    if bits.weight >= FLOAT_BITS and bits.activation >= FLOAT_BITS:
+    if bits.weight >= FLOAT_BITS and bits.activation >= FLOAT_BITS and mask is None:
         return module
     if isinstance(module, nn.Sequential):
         return nn.Sequential(
@@ -237,7 +251,7 @@ def quantise_layer(module: nn.Module, bits: Bits, inputs: InputMoments | None = 
         raise TypeError(
             f"only Conv2d and Linear layers can be quantised, but got {type(module).__name__}; leave it at 32 bits"
         )
-    return QuantisedLayer(module, bits, inputs)
+    return QuantisedLayer(module, bits, inputs, mask)
 
 
 def activation_quantisers(model: nn.Module) -> list[ActivationQuantiser]:
@@ -255,6 +269,8 @@ def codes_of(layer: QuantisedLayer) -> tuple[Tensor, Tensor]:
     weight = layer.layer.weight.detach()
     step, _ = quantiser.grid(weight[0].numel())
     codes = quantiser.levels().values.to(weight.device)[quantiser.codes(weight).long()]
+    if layer.mask is not None:
+        codes = codes * layer.mask
     return codes.to(torch.int8), step.detach().view(-1, *[1] * (weight.dim() - 1))
 
 

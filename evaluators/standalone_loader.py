@@ -33,10 +33,17 @@ def levels(codebook: str, bits: int) -> torch.Tensor:
 
 
 def weight(name: str, form: dict[str, Any], tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    """A stored weight in float32: levels[code] * step (+ offset), or table[code]."""
-    codes = unpack(tensors[f"{name}.codes"], form["bits"], form["shape"]).flatten(1)
+    """A stored weight in float32: levels[code] * step (+ offset), or table[code]; zero where its mask says so."""
+    shape = form["shape"]
+    mask = torch.ones(shape, dtype=torch.bool)
+    if f"{name}.mask" in tensors:
+        mask = unpack(tensors[f"{name}.mask"], 1, shape).bool()
+    if f"{name}.values" in tensors:
+        return torch.zeros(shape).masked_scatter(mask, tensors[f"{name}.values"])
+    kept = unpack(tensors[f"{name}.codes"], form["bits"], [int(mask.sum())])
+    codes = torch.zeros(shape, dtype=torch.int64).masked_scatter(mask, kept).flatten(1)
     if form["codebook"] == "kmeans":
-        return tensors[f"{name}.table"][codes].view(form["shape"])
+        return tensors[f"{name}.table"][codes].view(shape) * mask
     values = levels(form["codebook"], form["bits"])[codes]
 
     def each(kind: str) -> torch.Tensor:  # one number per tensor, per channel or per group of weights of a channel
@@ -45,7 +52,7 @@ def weight(name: str, form: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
         return rows if rows.shape[1] == 1 else rows.repeat_interleave(form["group"], 1)[:, : codes.shape[1]]
 
     values = values * each("step")
-    return (values + each("offset") if form["codebook"] == "affine" else values).view(form["shape"])
+    return (values + each("offset") if form["codebook"] == "affine" else values).view(shape) * mask
 
 
 def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -70,7 +77,8 @@ def _cut(whole: np.ndarray, dtype: str, shape: list[int], start: int) -> torch.T
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """All tensors in float32."""
     tensors, metadata = read_tensors(file)
-    forms = {name: json.loads(metadata[name]) for name in metadata if f"{name}.codes" in tensors}
+    stored = [name for name in metadata if f"{name}.codes" in tensors or f"{name}.values" in tensors]
+    forms = {name: json.loads(metadata[name]) for name in stored}
     parts = tuple(f"{name}." for name in forms)
     state = {name: tensor for name, tensor in tensors.items() if not name.startswith(parts)}
     return {**state, **{name: weight(name, form, tensors) for name, form in forms.items()}}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from evaluators.layers import Layer, layer_of
 from evaluators.modes import in_eval_mode
 from evaluators.moments import InputMoments
+from evaluators.outputs import OutputWatch
 from evaluators.unfolding import unfold
 
 MAX_PLACES = 200_000  # unfolded input places per layer kept for C; beyond, places are taken at a regular stride
@@ -29,7 +30,9 @@ SAMPLED = 4096  # single input values per layer and batch kept to measure roundi
 @dataclass(frozen=True)
 class LayerStatistics:
     """input_covariance (fan-in, fan-in), input_mean (fan-in,), input_range (2,), output_gradient (outputs, outputs),
-    taylor (outputs,), input_sample (n,): an even sample of the values that enter the layer."""
+    taylor (outputs,), input_sample (n,): an even sample of the values that enter the layer. output_scale (outputs,): standard
+    deviation of the outputs, or magnitude of the scale of the batch normalisation that follows; output_positive (outputs,): share
+    of the places where they, normalised if so, are positive."""
 
     input_covariance: Tensor
     input_mean: Tensor
@@ -37,6 +40,8 @@ class LayerStatistics:
     output_gradient: Tensor
     taylor: Tensor
     input_sample: Tensor
+    output_scale: Tensor
+    output_positive: Tensor
 
     @property
     def inputs(self) -> InputMoments:
@@ -74,14 +79,14 @@ class _Accumulator:
             term = (weight.grad * weight.detach()).flatten(1).sum(1).double().square()
             self.taylor = term + (0 if self.taylor is None else self.taylor)
 
-    def result(self, images: int, batches: int, outputs: int) -> LayerStatistics:
+    def result(self, images: int, batches: int, scale: Tensor, positive: Tensor) -> LayerStatistics:
         if self.gram is None or self.sum is None or self.gradient is None:
             raise ValueError(
                 "every described layer must run in the forward and backward pass, but one did not; check the model"
             )
         mean = self.sum / self.places
         covariance = self.gram / self.places - torch.outer(mean, mean)
-        taylor = torch.zeros(outputs, dtype=torch.float64) if self.taylor is None else self.taylor / batches
+        taylor = torch.zeros(len(positive), dtype=torch.float64) if self.taylor is None else self.taylor / batches
         return LayerStatistics(
             covariance.float(),
             mean.float(),
@@ -89,6 +94,8 @@ class _Accumulator:
             (self.gradient / images).float(),
             taylor.float(),
             torch.cat(self.sample),
+            scale,
+            positive,
         )
 
 
@@ -107,6 +114,7 @@ def collect(
     for parameter, _, _ in before:
         parameter.requires_grad_(True)
     handles = [m.register_forward_hook(_capture(sums[name], len(images))) for name, m in modules.items()]
+    watch = OutputWatch(model, modules)
     generator = torch.Generator().manual_seed(seed)
     batches = 0
     try:
@@ -118,16 +126,17 @@ def collect(
                 F.cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
                 for name, module in modules.items():
                     sums[name].add_taylor(module.weight)
+                watch.forget()
                 batches += 1
                 if progress is not None:
                     progress(min(start + batch, len(images)))
     finally:
-        for handle in handles:
+        for handle in (*handles, *watch.handles):
             handle.remove()
         for parameter, flag, gradient in before:
             parameter.requires_grad_(flag)
             parameter.grad = gradient
-    return {name: s.result(len(images), batches, _outputs(modules[name])) for name, s in sums.items()}
+    return {name: s.result(len(images), batches, watch.scale(name), watch.positive(name)) for name, s in sums.items()}
 
 
 def _capture(accumulator: _Accumulator, images: int) -> Callable[[nn.Module, Any, Tensor], None]:

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from evaluators.chains import patch_map
 from evaluators.channels import Trace, kept_index
+from evaluators.compensation import compensated
 from evaluators.factorise import factorise
 from evaluators.gradients import Gradients, LayerGradients
 from evaluators.layers import layer_of, weight_of
 from evaluators.loss_tables import LossTables, Term
+from evaluators.masks import mask_of
 from evaluators.moments import InputMoments
 from evaluators.quantise import rounded_weight
 from evaluators.ranges import RULES, Seen, rounding_error
@@ -36,6 +38,7 @@ from search_spaces.genes import (
     RangeGene,
     SchemeGene,
     SkipGene,
+    SparsityGene,
     WeightBitsGene,
     WidthGene,
 )
@@ -43,6 +46,8 @@ from search_spaces.plan import FLOAT_BITS, Bits
 from search_spaces.ranks import ranks_for
 from search_spaces.schemes import SchemeChoice
 from search_spaces.space import CompressionSpace
+from search_spaces.sparsity import DENSE as DENSE_PATTERN
+from search_spaces.sparsity import Pattern
 
 DRAWS = 64  # random genomes by which coherence is measured
 COHERENT = ("width", "skip")  # errors of rounding and truncation have no direction in common
@@ -78,7 +83,7 @@ def build_tables(
         match gene:
             case WidthGene():
                 criterion = by_name[f"criterion:{gene.group}"]
-                shifts.extend(_width_shifts(space, gene, index, criterion, trace, gradients, ranking))
+                shifts.extend(_width_shifts(space, gene, index, criterion, trace, statistics, gradients, ranking))
             case WeightBitsGene():
                 scheme = by_name.get(f"scheme:{gene.layer}")
                 layer = gradients.layers[gene.layer]
@@ -91,6 +96,10 @@ def build_tables(
             case FactorGene():
                 changes = _truncations(space, model, gene, statistics[gene.layer])
                 shifts.append(_layer_shifts("factor", gene.layer, index, changes, gradients.layers[gene.layer]))
+            case SparsityGene():
+                layer = gradients.layers[gene.layer]
+                lost = [_masked(layer.weight, pattern) - layer.weight for pattern in gene.patterns]
+                shifts.append(_layer_shifts("sparsity", gene.layer, index, lost, layer))
             case SkipGene():
                 left_out = gradients.blocks[gene.block].numpy()
                 last = space.network.block(gene.block).layers[-1]
@@ -119,6 +128,7 @@ def _width_shifts(
     index: int,
     criterion: int,
     trace: Trace,
+    statistics: Mapping[str, LayerStatistics],
     gradients: Gradients,
     ranking: Ranking,
 ) -> list[Shifts]:
@@ -134,22 +144,32 @@ def _width_shifts(
         maps = [m for m in trace.maps_of(f"{consumer}.weight") if m.dim == 1]
         if not maps:
             continue
-        layer = gradients.layers[consumer]
+        layer, biased = gradients.layers[consumer], space.network.layer(consumer).bias
+        inputs = statistics[consumer].inputs.second(biased) if gene.compensate else None
         rows = []
         for kept in gene.kept:
             for name in criteria_gene.criteria:
                 columns = kept_index(maps[0], {group: ranking.keep(gene.group, name, kept)})
-                rows.append(layer.shifts(-_dropped(layer.weight, len(maps[0].group), columns)).numpy())
+                rows.append(layer.shifts(_lost(layer.weight, len(maps[0].group), columns, inputs)).numpy())
         values = np.stack(rows).reshape(len(gene.kept), len(criteria_gene.criteria), -1)
         found.append(Shifts("width", consumer, (index, criterion), values))
     return found
 
 
-def _dropped(weight: Tensor, channels: int, kept: list[int]) -> Tensor:
-    """The weight of the channels that are not kept, zero elsewhere; weight (outputs, channels x kernel)."""
-    lost = weight.view(len(weight), channels, -1).clone()
-    lost[:, kept] = 0
-    return lost.flatten(1)
+def _lost(weight: Tensor, channels: int, kept: list[int], inputs: Tensor | None) -> Tensor:
+    """What a weight (outputs, channels x kernel) loses with the channels that are not kept; with the second moment of the inputs,
+    also what it gains by making up for them."""
+    places = weight.shape[1] // channels
+    columns = [channel * places + place for channel in kept for place in range(places)]
+    if inputs is not None:
+        return compensated(weight, columns, inputs) - weight
+    lost = -weight.clone()
+    lost[:, columns] = 0
+    return lost
+
+
+def _masked(weight: Tensor, pattern: Pattern) -> Tensor:
+    return weight if pattern == DENSE_PATTERN else weight * mask_of(weight, pattern)
 
 
 def _layer_shifts(kind: str, name: str, index: int, changes: Sequence[Tensor], layer: LayerGradients) -> Shifts:

@@ -29,6 +29,7 @@ from evo.registry import (
     resolve,
 )
 from evo.steady import Steady
+from search_spaces.sparsity import pattern_of
 
 GIVEN = "given"  # the factory of a model or data set that was handed over in Python
 CANDIDATE_ID = re.compile(r"\w+-\w+")
@@ -88,6 +89,8 @@ def _check_space(config: Config) -> None:
         if wrong:
             raise ValueError(f"space.{key} must lie in {lowest}..8 or be 32 for float, but got {wrong[0]}; remove it")
     _check_schemes(config)
+    for text in space.sparsity:
+        pattern_of(text)
     for key, shares in (("widths", space.widths), ("factor_shares", space.factor_shares)):
         outside = [s for s in shares if not 0 < s <= 1]
         if outside:

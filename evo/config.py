@@ -81,6 +81,13 @@ class Space(Section):
     factor_metric: Literal["weights", "inputs"] = Field(
         "weights", description="what a decomposition keeps close: weights, or outputs on typical inputs"
     )
+    sparsity: list[str | float] = Field(
+        default_factory=list,
+        description='masks of weights: "2:4" or the share kept, such as 0.5; saves bytes and bit operations, no MACs',
+    )
+    compensate: bool = Field(
+        False, description="layers make up for the input channels they lose, by least squares on typical inputs"
+    )
     skip_blocks: bool = Field(True, description="residual blocks may be left out")
     keep: list[str] = Field(default_factory=list, description="name patterns of layers that stay untouched")
 

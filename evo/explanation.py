@@ -20,6 +20,7 @@ from search_spaces.genes import (
     RangeGene,
     SchemeGene,
     SkipGene,
+    SparsityGene,
     WeightBitsGene,
     WidthGene,
     full_allele,
@@ -105,6 +106,10 @@ def allele_label(gene: Gene, allele: int) -> str:
             scheme = gene.schemes[allele]
             group = {CHANNEL: "", TENSOR: " per tensor"}.get(scheme.group, f" per {scheme.group}")
             return f"{scheme.codebook}{group}{'' if scheme.rounding == 'nearest' else f' {scheme.rounding}'}"
+        case SparsityGene():
+            pattern = gene.patterns[allele]
+            share = f"{pattern.kept}:{pattern.of}" if pattern.structured else f"{pattern.kept / pattern.of:g}"
+            return "dense" if allele == 0 else f"keeps {share}"
         case RangeGene():
             return gene.rules[allele]
         case SkipGene():

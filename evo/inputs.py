@@ -29,6 +29,7 @@ from search_spaces.codebooks import CHANNEL, TENSOR
 from search_spaces.network import Network
 from search_spaces.options import SpaceOptions, build_space
 from search_spaces.space import CompressionSpace
+from search_spaces.sparsity import pattern_of
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ def space_of(config: Config, network: Network, model: nn.Module) -> CompressionS
     values = config.space.model_dump().items()
     options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values}
     options["groups"] = tuple(GROUPS.get(group, group) for group in options["groups"])
+    options["sparsity"] = tuple(pattern_of(text) for text in options["sparsity"])
     rules = options.pop("rank_rules")
     return build_space(network, SpaceOptions(**options), options_by(model, network, config.space.factors, rules))
 

@@ -44,6 +44,9 @@ CRITERIA: Table = {
     "fpgm": "evaluators.saliency:fpgm",
     "taylor": "evaluators.saliency:taylor",
     "fisher": "evaluators.saliency:fisher",
+    "bn_scale": "evaluators.saliency:bn_scale",
+    "apoz": "evaluators.saliency:apoz",
+    "gram": "evaluators.saliency:gram",
     "random": "evaluators.saliency:random",
 }
 

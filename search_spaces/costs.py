@@ -16,6 +16,7 @@ from search_spaces.decompositions import METHODS, Part, parts
 from search_spaces.network import Layer, Network, Step
 from search_spaces.phenotype import Phenotypes, _axis
 from search_spaces.plan import FLOAT_BITS
+from search_spaces.sparsity import mask_bytes, nonzero
 
 QUANTIZER_BYTES = 8  # scale and zero point of one activation quantiser
 
@@ -23,10 +24,11 @@ QUANTIZER_BYTES = 8  # scale and zero point of one activation quantiser
 def costs(network: Network, phenotypes: Phenotypes, peak: bool = False) -> dict[str, np.ndarray]:
     """Measures of N plans, each float64 (N,).
 
-    params: weights, biases and normalisation parameters. macs: per sample. bops: macs x weight bits x activation bits.
-    size_bytes: weights packed at their bit-width (whole bytes per weight tensor) with float32 steps, offsets or tables as their
-    codebook needs, everything else in float32, including normalisation statistics. peak_activation_bytes (if asked for): the
-    largest sum of float32 activations alive at one operation, for one sample, quantisation not counted.
+    params: weights, biases and normalisation parameters, masked ones included. macs: per sample, masks not counted. bops: macs of
+    weights that no mask drops x weight bits x activation bits. size_bytes: weights packed at their bit-width (whole bytes per
+    tensor) with masks and float32 steps, offsets or tables as their codebook needs, everything else in float32, including
+    normalisation statistics. peak_activation_bytes (if asked for): the largest sum of float32 activations alive at one operation,
+    for one sample, quantisation not counted.
     """
     n = len(phenotypes)
     total = {name: np.zeros(n, dtype=np.int64) for name in ("params", "macs", "bops", "size_bytes")}
@@ -69,13 +71,16 @@ def costs(network: Network, phenotypes: Phenotypes, peak: bool = False) -> dict[
 
 
 def _stored(phenotypes: Phenotypes, rows: np.ndarray, index: int, part: Part) -> tuple[np.ndarray, np.ndarray]:
-    """BOPs and bytes of one part of a layer: codes, steps and the input's scale and zero point."""
+    """BOPs and bytes of one part of a layer: codes, mask, steps and the input's scale and zero point."""
     bits_w, bits_a = phenotypes.weight_bits[rows, index], phenotypes.activation_bits[rows, index]
     codebook, group = phenotypes.codebook[rows, index], phenotypes.group[rows, index]
     counts = np.stack([part.outputs, part.weights // np.maximum(part.outputs, 1)])
+    patterns = phenotypes.sparsity[rows, index]
+    left = nonzero(patterns, counts[0], counts[1])
     beside = np.where(bits_w < FLOAT_BITS, side_bytes(codebook, group, bits_w, counts), 0)
-    size = (part.weights * bits_w + 7) // 8 + beside + QUANTIZER_BYTES * (bits_a < FLOAT_BITS)
-    return part.macs * arithmetic_bits(codebook, bits_w) * bits_a, size
+    beside += mask_bytes(patterns, part.weights) + QUANTIZER_BYTES * (bits_a < FLOAT_BITS)
+    operations = part.macs // np.maximum(part.weights, 1) * left
+    return operations * arithmetic_bits(codebook, bits_w) * bits_a, (left * bits_w + 7) // 8 + beside
 
 
 def _block_of(network: Network) -> dict[str, int]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search_spaces.codebooks import Scheme
+from search_spaces.sparsity import Pattern
 
 
 @dataclass(frozen=True)
 class WidthGene:
-    """How many channels a group keeps; `kept` ascends, the last allele is the full width."""
+    """How many channels a group keeps; `kept` ascends, the last allele is the full width. compensate: what reads it makes up."""
 
     group: str
     kept: tuple[int, ...]
+    compensate: bool = False
     ordinal: bool = True
 
     @property
@@ -141,6 +143,23 @@ class FactorGene:
 
 
 @dataclass(frozen=True)
+class SparsityGene:
+    """Which weights of a layer remain; the first pattern is the dense one. Without effect on a decomposed layer."""
+
+    layer: str
+    patterns: tuple[Pattern, ...]
+    ordinal: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"sparsity:{self.layer}"
+
+    @property
+    def cardinality(self) -> int:
+        return len(self.patterns)
+
+
+@dataclass(frozen=True)
 class SkipGene:
     """Whether a residual block is kept (allele 0) or replaced by its shortcut (allele 1)."""
 
@@ -156,8 +175,8 @@ class SkipGene:
         return 2
 
 
-Gene = WidthGene | CriterionGene | WeightBitsGene | ActivationBitsGene | SchemeGene | RangeGene | FactorGene | SkipGene
-LayerGene = WeightBitsGene | ActivationBitsGene | SchemeGene | RangeGene | FactorGene
+LayerGene = WeightBitsGene | ActivationBitsGene | SchemeGene | RangeGene | FactorGene | SparsityGene
+Gene = WidthGene | CriterionGene | LayerGene | SkipGene
 
 
 def full_allele(gene: Gene) -> int:

@@ -19,6 +19,7 @@ from search_spaces.genes import (
     RangeGene,
     SchemeGene,
     SkipGene,
+    SparsityGene,
     WeightBitsGene,
     WidthGene,
 )
@@ -26,6 +27,8 @@ from search_spaces.network import ChannelGroup, Layer, Network
 from search_spaces.plan import Bits
 from search_spaces.schemes import SchemeChoice, schemes_of
 from search_spaces.space import CompressionSpace
+from search_spaces.sparsity import DENSE as DENSE_PATTERN
+from search_spaces.sparsity import Pattern
 
 SMALLEST_FACTORED = 8  # channels below which no decomposition is offered
 
@@ -50,6 +53,8 @@ class SpaceOptions:
     factors: tuple[str, ...] = ("svd", "tucker2")
     factor_shares: tuple[float, ...] = (0.3, 0.5, 0.7)
     factor_metric: str = "weights"
+    sparsity: tuple[Pattern, ...] = ()
+    compensate: bool = False
     skip_blocks: bool = True
     keep: tuple[str, ...] = ()
 
@@ -98,7 +103,7 @@ def _group_genes(group: ChannelGroup, options: SpaceOptions) -> list[Gene]:
     if not options.widths or _kept(group.producers, options.keep):
         return []
     kept = legal_widths(group.size, options.widths, math.ceil(options.multiple / group.unit))
-    return [WidthGene(group.name, kept), CriterionGene(group.name, options.criteria)]
+    return [WidthGene(group.name, kept, options.compensate), CriterionGene(group.name, options.criteria)]
 
 
 def _layer_genes(layer: Layer, options: SpaceOptions, chosen_ranks: tuple[FactorOption, ...]) -> list[Gene]:
@@ -118,6 +123,8 @@ def _layer_genes(layer: Layer, options: SpaceOptions, chosen_ranks: tuple[Factor
         shares = (FactorOption(method, share) for method in methods for share in sorted(options.factor_shares))
         ruled = (option for option in chosen_ranks if option.method in methods)
         genes.append(FactorGene(layer.name, tuple(dict.fromkeys((DENSE, *shares, *ruled))), options.factor_metric))
+    if options.sparsity:
+        genes.append(SparsityGene(layer.name, tuple(dict.fromkeys((DENSE_PATTERN, *options.sparsity)))))
     return genes
 
 

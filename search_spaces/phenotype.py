@@ -9,7 +9,7 @@ import numpy as np
 from search_spaces.codebooks import CODEBOOKS, NAMES, RANGES, check_scheme
 from search_spaces.decompositions import DATA_AWARE, METHODS, METRICS, RANKS, suits
 from search_spaces.network import Layer, Network
-from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Mask
+from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Mask, Sparse
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Phenotypes:
     """N plans over a network of G groups, B blocks and L layers.
 
     kept (N, G) channels per group; skipped (N, B) bool; method (N, L) index into METHODS; ranks (N, L, 2);
-    weight_bits and activation_bits (N, L); codebook (N, L) index into codebooks.NAMES, group (N, L) weights per step size.
+    weight_bits and activation_bits (N, L); codebook (N, L) index into codebooks.NAMES, group (N, L) weights per step size;
+    sparsity (N, L, 3) as in `sparsity.nonzero`.
     Column order is that of the network's tuples.
     """
 
@@ -29,6 +30,7 @@ class Phenotypes:
     activation_bits: np.ndarray
     codebook: np.ndarray
     group: np.ndarray
+    sparsity: np.ndarray
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -46,6 +48,7 @@ def full(network: Network, n: int) -> Phenotypes:
         activation_bits=np.full((n, layers), FLOAT_BITS, dtype=np.int64),
         codebook=np.zeros((n, layers), dtype=np.int64),
         group=np.zeros((n, layers), dtype=np.int64),
+        sparsity=np.ones((n, layers, 3), dtype=np.int64),
     )
 
 
@@ -70,6 +73,10 @@ def of_plan(network: Network, plan: CompressionPlan) -> Phenotypes:
         _check_factor(factor, network.layers[at])
         one.method[0, at] = METHODS.index(factor.method)
         one.ranks[0, at, : len(factor.ranks)] = factor.ranks
+    for sparse in plan.sparse:
+        at = _place(layers, sparse.layer, "layer")
+        _check_sparse(sparse, bool(one.method[0, at]))
+        one.sparsity[0, at] = (sparse.kept, sparse.of, sparse.structured)
     for bits in plan.bits:
         at = _place(layers, bits.layer, "layer")
         _check_bits(bits)
@@ -120,6 +127,15 @@ def _check_factor(factor: Factor, layer: Layer) -> None:
     if factor.metric not in METRICS or (factor.metric == "inputs" and factor.method not in DATA_AWARE):
         raise ValueError(
             f"a metric must be weights, or inputs for one of {', '.join(DATA_AWARE)}, but got {factor}; correct the plan"
+        )
+
+
+def _check_sparse(sparse: Sparse, factorised: bool) -> None:
+    if not 1 <= sparse.kept < sparse.of:
+        raise ValueError(f"1 <= kept < of must hold for a mask of weights, but got {sparse}; correct the plan")
+    if factorised:
+        raise ValueError(
+            f"a layer must be either decomposed or masked, but got both for {sparse.layer!r}; remove one from the plan"
         )
 
 

@@ -1,4 +1,4 @@
-"""The phenotype: one record per decision, in the order of application prune -> decompose -> quantise."""
+"""The phenotype: one record per decision, in the order of application prune -> decompose -> mask -> quantise."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search_spaces.codebooks import CHANNEL, Scheme
+from search_spaces.sparsity import Pattern
 
 FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
 class Width:
-    """Keep `kept` channels of a channel group: those that `criterion` ranks highest."""
+    """Keep `kept` channels of a channel group: those that `criterion` ranks highest. With compensate, the layers that read the
+    group make up for the others by least squares on the moments of their inputs."""
 
     group: str
     kept: int
     criterion: str = "l1"
+    compensate: bool = False
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Keep exactly these channels of a channel group (sorted indices)."""
+    """Keep exactly these channels of a channel group (sorted indices); compensate as for `Width`."""
 
     group: str
     kept: tuple[int, ...]
+    compensate: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,20 @@ class Factor:
     method: str
     ranks: tuple[int, ...]
     metric: str = "weights"
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Set weights of a layer to zero, those of least magnitude (`search_spaces.sparsity.Pattern`): smaller, not faster."""
+
+    layer: str
+    kept: int
+    of: int
+    structured: bool = True
+
+    @property
+    def pattern(self) -> Pattern:
+        return Pattern(self.kept, self.of, self.structured)
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,7 @@ class CompressionPlan:
     masks: tuple[Mask, ...] = ()
     skips: tuple[Skip, ...] = ()
     factors: tuple[Factor, ...] = ()
+    sparse: tuple[Sparse, ...] = ()
     bits: tuple[Bits, ...] = ()
 
     def to_json(self) -> str:
@@ -98,7 +117,14 @@ class CompressionPlan:
         return hashlib.blake2b(self.to_json().encode(), digest_size=8).hexdigest()
 
 
-_RECORDS: dict[str, type] = {"widths": Width, "masks": Mask, "skips": Skip, "factors": Factor, "bits": Bits}
+_RECORDS: dict[str, type] = {
+    "widths": Width,
+    "masks": Mask,
+    "skips": Skip,
+    "factors": Factor,
+    "sparse": Sparse,
+    "bits": Bits,
+}
 
 
 def _record(kind: type, raw: dict[str, Any]) -> Any:

@@ -20,6 +20,7 @@ from search_spaces.genes import (
     RangeGene,
     SchemeGene,
     SkipGene,
+    SparsityGene,
     WeightBitsGene,
     WidthGene,
     full_allele,
@@ -27,7 +28,7 @@ from search_spaces.genes import (
 from search_spaces.genome import Genome
 from search_spaces.network import Network
 from search_spaces.phenotype import Phenotypes, full
-from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Skip, Width
+from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Skip, Sparse, Width
 from search_spaces.ranks import FactorChoice
 from search_spaces.schemes import SchemeChoice
 
@@ -118,6 +119,8 @@ class CompressionSpace:
         kept = self._without_factors(codes[None, :])
         for at, choice in self._factors.items():
             codes[at] = choice.canonical(kept, codes[at : at + 1])[0]
+            if codes[at] and (mask := self._sparsity.get(choice.column)) is not None:
+                codes[mask] = self._full[mask]
         for idle, needed in self._served.items():
             if needed is None or codes[needed] == self._full[needed]:
                 codes[idle] = self._full[idle]
@@ -143,6 +146,7 @@ class CompressionSpace:
         result = self._without_factors(codes)
         for at, choice in self._factors.items():
             result.method[:, choice.column], result.ranks[:, choice.column] = choice.meaning(result, codes[:, at])
+        result.sparsity[result.method > 0] = 1
         return result
 
     def _without_factors(self, codes: np.ndarray) -> Phenotypes:
@@ -169,6 +173,9 @@ class CompressionSpace:
                     found.append((at, "weight_bits", layers[gene.layer], np.array(gene.bits)))
                 case ActivationBitsGene():
                     found.append((at, "activation_bits", layers[gene.layer], np.array(gene.bits)))
+                case SparsityGene():
+                    patterns = np.array([(p.kept, p.of, p.structured) for p in gene.patterns], dtype=np.int64)
+                    found.append((at, "sparsity", layers[gene.layer], patterns))
                 case SkipGene():
                     found.append((at, "skipped", blocks[gene.block], np.array([False, True])))
                 case _:
@@ -180,6 +187,12 @@ class CompressionSpace:
         layers = {layer.name: i for i, layer in enumerate(self.network.layers)}
         genes = {at: gene for at, gene in enumerate(self.genes) if isinstance(gene, FactorGene)}
         return {at: FactorChoice(self.network, layers[gene.layer], gene.options) for at, gene in genes.items()}
+
+    @cached_property
+    def _sparsity(self) -> dict[int, int]:
+        """Column of a layer -> its sparsity gene."""
+        layers = {layer.name: i for i, layer in enumerate(self.network.layers)}
+        return {layers[gene.layer]: at for at, gene in enumerate(self.genes) if isinstance(gene, SparsityGene)}
 
     @cached_property
     def _schemes(self) -> dict[int, tuple[int, int, SchemeChoice]]:
@@ -228,7 +241,7 @@ class CompressionSpace:
         bits = (self._bits(name, i, one, genome) for i, name in layers)
         return CompressionPlan(
             widths=tuple(
-                Width(group.name, int(one.kept[0, i]), criteria[group.name])
+                Width(group.name, int(one.kept[0, i]), criteria[group.name], group.name in self._compensated)
                 for i, group in enumerate(self.network.groups)
                 if one.kept[0, i] < group.size
             ),
@@ -236,12 +249,23 @@ class CompressionSpace:
             factors=tuple(
                 self._factor(name, METHODS[one.method[0, i]], one.ranks[0, i]) for i, name in layers if one.method[0, i]
             ),
+            sparse=tuple(
+                Sparse(name, int(kept), int(of), bool(structured))
+                for i, name in layers
+                for kept, of, structured in (one.sparsity[0, i],)
+                if kept < of
+            ),
             bits=tuple(b for b in bits if min(b.weight, b.activation) < FLOAT_BITS),
         )
 
     def _factor(self, layer: str, method: str, ranks: np.ndarray) -> Factor:
         metric = self._metrics.get(layer, Factor.metric) if method in DATA_AWARE else Factor.metric
         return Factor(layer, method, tuple(int(r) for r in ranks if r), metric)
+
+    @cached_property
+    def _compensated(self) -> frozenset[str]:
+        """Groups for whose lost channels the layers that read them make up."""
+        return frozenset(gene.group for gene in self.genes if isinstance(gene, WidthGene) and gene.compensate)
 
     @cached_property
     def _metrics(self) -> dict[str, str]:

@@ -12,8 +12,9 @@ from torch import nn
 
 from evaluators.data import ImageData, split
 from evaluators.datasets import digits
+from evaluators.describe import trace
 from evaluators.models.small import digits_cnn
-from evaluators.saliency import Statistics
+from evaluators.saliency import Site
 from evaluators.statistics import collect
 from evo.calibration import isotonic_estimate
 from evo.registry import CALIBRATIONS, CRITERIA, DATASETS, FACTORISATIONS, MODELS, TABLES, TRACKERS, resolve
@@ -23,23 +24,33 @@ LAYERS = ["stem", "block1.conv1", "block1.conv2", "down", "block2.conv1", "block
 
 
 @cache
-def network() -> tuple[nn.Module, Statistics]:
+def network() -> Site:
     torch.manual_seed(0)
     model = digits_cnn().eval()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+    return site(model)
+
+
+def site(model: nn.Module) -> Site:
+    """The channels that `down` makes, 48 of them."""
     data = split(digits(), 400, 0)
-    return model, collect(model, LAYERS, data.prepare(data.train.images[:64], torch.device("cpu")), seed=1)
+    images = data.prepare(data.train.images[:64], torch.device("cpu"))
+    traced = trace(model, images[:1])
+    groups = [group.name for group in traced.network.groups]
+    return Site(traced, model, collect(model, LAYERS, images, seed=1), groups.index("down"))
 
 
 @pytest.mark.parametrize("name", CRITERIA)
 def test_a_criterion_scores_every_output_channel_and_leaves_no_trace(name: str) -> None:
-    model, statistics = network()
-    criterion = resolve(CRITERIA, name)
+    model, criterion = network().model, resolve(CRITERIA, name)
     before = copy.deepcopy(model.state_dict())
-    scores = criterion(model, "down", statistics)
+    scores = criterion(network())
     assert scores.shape == (48,)
     assert bool(torch.isfinite(scores).all())
     assert len(torch.unique(scores)) > 24, "a criterion that ties most channels ranks nothing"
-    assert torch.equal(scores, criterion(model, "down", statistics))
+    assert torch.equal(scores, criterion(network()))
     assert not model.training and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -47,14 +58,13 @@ def test_a_criterion_scores_every_output_channel_and_leaves_no_trace(name: str) 
 # To FPGM a filter is dull when others can stand in for it, which nothing says of a dead one.
 @pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"random", "fpgm"}))
 def test_a_criterion_ranks_a_dead_channel_last(name: str) -> None:
-    model, _ = network()
-    dead = copy.deepcopy(model)
+    dead = copy.deepcopy(network().model)
     with torch.no_grad():
-        dead.get_submodule("down").weight[5] = 0  # type: ignore[index, operator]
-    data = split(digits(), 400, 0)
-    statistics = collect(dead, LAYERS, data.prepare(data.train.images[:64], torch.device("cpu")), seed=1)
-    scores = resolve(CRITERIA, name)(dead, "down", statistics)
-    assert scores.argmin() == 5
+        for part in ("down", "block2.conv2"):  # both make these channels
+            dead.get_submodule(part).weight[5] = 0  # type: ignore[index, operator]
+        for norm in (dead.get_submodule("bn_down"), dead.get_submodule("block2.bn2")):
+            norm.weight[5] = norm.bias[5] = 0  # type: ignore[index, operator]
+    assert resolve(CRITERIA, name)(site(dead)).argmin() == 5
 
 
 @pytest.mark.parametrize("name", FACTORISATIONS)

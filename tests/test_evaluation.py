@@ -23,7 +23,7 @@ from evaluators.models.small import digits_cnn
 from evaluators.quantise import activation_quantisers, bake
 from evaluators.recovery import Budget, classify, distillation_loss, tune
 from evo.candidates import Request, Status
-from search_spaces.plan import Bits, CompressionPlan, Factor, Skip, Width
+from search_spaces.plan import Bits, CompressionPlan, Factor, Skip, Sparse, Width
 
 CPU = torch.device("cpu")
 STEPS = {
@@ -32,9 +32,10 @@ STEPS = {
     "final": StepOptions(recalibration=0, validation=0, tune=Budget(epochs=2, batch=32, lr=0.02), test=True, save=True),
 }
 SMALL = CompressionPlan(
-    widths=(Width("stem", 9), Width("block1.conv1", 5)),
+    widths=(Width("stem", 9, compensate=True), Width("block1.conv1", 5)),
+    sparse=(Sparse("block1.conv1", 2, 4),),
     skips=(Skip("block2"),),
-    factors=(Factor("down", "svd", (8,)),),
+    factors=(Factor("down", "svd", (8,), "inputs"),),
     bits=(
         Bits("stem", 5, 32),
         Bits("block1.conv2", 4, 8, "affine", 40, "gptq", "mse"),
@@ -97,7 +98,8 @@ def test_the_uncompressed_network_is_worth_what_the_baseline_says() -> None:
 
 def test_tuning_changes_every_weight_and_lowers_the_loss() -> None:
     net, splits = study()
-    model = composed(replace(SMALL, bits=(Bits("stem", 5, 32), Bits("block1.conv2", 4, 8, "affine", 40))))
+    plain = replace(SMALL, widths=PLANS[2].widths, factors=(Factor("down", "svd", (8,)),))
+    model = composed(replace(plain, bits=(Bits("stem", 5, 32), Bits("block1.conv2", 4, 8, "affine", 40))))
     recalibrate(model, [splits.prepare(splits.train.images[:64], CPU)], ranges=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     _, loss = classify(model, splits, splits.train, CPU)
@@ -196,9 +198,7 @@ def test_a_diverging_network_is_a_failed_evaluation(epochs: float) -> None:
 
 
 def test_a_data_aware_plan_needs_the_moments_of_its_inputs() -> None:
-    with pytest.raises(
-        ValueError, match=r"must come with the moments of its layers' inputs, but got none for block1\.conv2"
-    ):
+    with pytest.raises(ValueError, match=r"must come with the moments of its layers' inputs, but got none for "):
         composed(SMALL)
 
 

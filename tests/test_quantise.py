@@ -16,6 +16,7 @@ from torch import nn
 from evaluators.artifacts import pack, packed_metadata, packed_state, save_tensors
 from evaluators.codebooks import FIXED, Uniform, fit_step, step_error
 from evaluators.compose import compose, recalibrate
+from evaluators.masks import mask_of
 from evaluators.moments import InputMoments
 from evaluators.quantise import (
     ActivationQuantiser,
@@ -33,7 +34,8 @@ from evo.registry import CODEBOOKS, RANGES, ROUNDINGS, resolve
 from search_spaces import codebooks
 from search_spaces.costs import costs
 from search_spaces.phenotype import of_plan
-from search_spaces.plan import Bits, CompressionPlan, Factor, Skip, Width
+from search_spaces.plan import Bits, CompressionPlan, Factor, Skip, Sparse, Width
+from search_spaces.sparsity import nonzero, pattern_of
 
 GROUPS = (codebooks.CHANNEL, codebooks.TENSOR, 32)
 SCHEMES = [(name, group) for name in CODEBOOKS for group in GROUPS if name != "kmeans" or group == codebooks.TENSOR]
@@ -70,10 +72,12 @@ def test_no_clipped_range_has_a_smaller_error_than_the_fitted_step(seed: int, bi
     rows = torch.randn(3, 40, generator=torch.Generator().manual_seed(seed))
     rows = rows.sign() * rows.abs() ** power
     levels = FIXED["symmetric"](bits)
-    found = step_error(rows, fit_step(rows, levels), levels)
+    used = (torch.rand(3, 40, generator=torch.Generator().manual_seed(seed + 1)) < 0.7).float()
+    rows = rows * used
+    found = step_error(rows, used, fit_step(rows, used, levels), levels)
     for share in np.linspace(0.3, 1.0, 21):
         other = torch.maximum(rows.amax(1) / levels.high, rows.amin(1) / levels.low) * float(share)
-        assert (found <= step_error(rows, other, levels) * (1 + 1e-5)).all()
+        assert (found <= step_error(rows, used, other, levels) * (1 + 1e-5)).all()
 
 
 def test_binary_weights_have_the_closed_form_scale() -> None:
@@ -248,6 +252,25 @@ FORMS = CompressionPlan(
     ),
 )
 
+MASKED = CompressionPlan(
+    widths=(Width("stem", 17),),
+    sparse=(
+        Sparse("block1.conv1", 2, 4),
+        Sparse("block1.conv2", 3, 7),
+        Sparse("down", 1, 3, structured=False),
+        Sparse("block2.conv1", 100, 1000, structured=False),
+        Sparse("block2.conv2", 1, 2),
+        Sparse("head", 5, 100),
+    ),
+    bits=(
+        Bits("block1.conv1", 1, 8, group=40),
+        Bits("block1.conv2", 3, 8, "affine"),
+        Bits("down", 4, 32, "kmeans", codebooks.TENSOR),
+        Bits("block2.conv1", 32, 8),
+        Bits("block2.conv2", 4, 32, "power_of_two"),
+    ),
+)
+
 
 def built(plan: CompressionPlan) -> nn.Module:
     net = named("digits_cnn")
@@ -256,14 +279,14 @@ def built(plan: CompressionPlan) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("plan", [CompressionPlan(), MIXED, FORMS])
+@pytest.mark.parametrize("plan", [CompressionPlan(), MIXED, FORMS, MASKED])
 def test_the_stored_payload_is_as_large_as_stated(plan: CompressionPlan) -> None:
     network = named("digits_cnn").network
     payload = sum(t.numel() * t.element_size() for t in packed_state(built(plan)).values())
     assert payload == costs(network, of_plan(network, plan))["size_bytes"][0]
 
 
-@pytest.mark.parametrize("plan", [MIXED, FORMS])
+@pytest.mark.parametrize("plan", [MIXED, FORMS, MASKED])
 def test_baking_changes_no_bit_and_the_payload_gives_the_baked_weights(tmp_path: Path, plan: CompressionPlan) -> None:
     model, images = built(plan), torch.rand(8, 1, 8, 8)
     with torch.no_grad():
@@ -275,6 +298,45 @@ def test_baking_changes_no_bit_and_the_payload_gives_the_baked_weights(tmp_path:
     unpacked = read_weights(tmp_path / "weights.safetensors")
     for name, parameter in baked.named_parameters():
         assert torch.equal(unpacked[name], parameter), name
+
+
+def test_masks_keep_what_the_pattern_says_also_while_tuning() -> None:
+    model = built(MASKED)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, QuantisedLayer)}
+    assert set(layers) == {sparse.layer for sparse in MASKED.sparse}
+    loss = model(torch.rand(8, 1, 8, 8)).square().mean()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss.backward()
+    optimiser.step()
+    for sparse in MASKED.sparse:
+        weight, mask = layers[sparse.layer].weight().detach(), layers[sparse.layer].mask
+        assert mask is not None and not weight[~mask].any()
+        size = np.array([weight.shape[0]]), np.array([weight[0].numel()])
+        assert int(mask.sum()) == nonzero(np.array([[sparse.kept, sparse.of, sparse.structured]]), *size)[0]
+        if sparse.structured:
+            whole = mask.flatten(1)[:, : size[1][0] // sparse.of * sparse.of].unflatten(1, (-1, sparse.of))
+            assert (whole.sum(2) == sparse.kept).all()
+
+
+def test_masks_keep_the_largest_weights() -> None:
+    weight = torch.tensor([[0.1, -3.0, 2.0, 0.5, -0.2], [1.0, 1.0, 0.0, 1.0, 9.0]])
+    two_of_four = [[0, 1, 1, 0, 1], [1, 1, 0, 0, 1]]
+    assert mask_of(weight, pattern_of("2:4")).int().tolist() == two_of_four
+    assert mask_of(weight, pattern_of(0.25)).int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1]]
+    for wrong in ("4:2", "1.5", "half", "0:4", 0.0, 1.0):
+        with pytest.raises(ValueError, match="a sparsity must be"):
+            pattern_of(wrong)
+
+
+def test_a_mask_saves_bytes_and_bit_operations_only() -> None:
+    network = named("digits_cnn").network
+    dense = costs(network, of_plan(network, CompressionPlan(bits=(Bits("down", 4, 8),))))
+    half = CompressionPlan(sparse=(Sparse("down", 2, 4),), bits=(Bits("down", 4, 8),))
+    masked = costs(network, of_plan(network, half))
+    weights = 48 * 24 * 9
+    assert masked["size_bytes"] == dense["size_bytes"] - weights * 4 // 8 // 2 + weights // 8
+    assert masked["bops"] == dense["bops"] - weights // 2 * 16 * 4 * 8
+    assert masked["macs"] == dense["macs"] and masked["params"] == dense["params"]
 
 
 def test_32_bits_leave_a_layer_alone_and_others_are_refused() -> None:

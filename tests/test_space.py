@@ -20,8 +20,9 @@ from search_spaces.genes import FactorGene
 from search_spaces.network import Network
 from search_spaces.options import SpaceOptions, build_space, legal_widths
 from search_spaces.phenotype import full, of_plan
-from search_spaces.plan import Bits, CompressionPlan, Factor, Mask, Skip, Width
+from search_spaces.plan import Bits, CompressionPlan, Factor, Mask, Skip, Sparse, Width
 from search_spaces.space import CompressionSpace
+from search_spaces.sparsity import Pattern
 
 OPTIONS = SpaceOptions(
     criteria=("l1", "fpgm"),
@@ -31,6 +32,7 @@ OPTIONS = SpaceOptions(
     codebooks=("ternary", "symmetric", "kmeans", "affine"),
     groups=(CHANNEL, 40),
     ranges=("percentile", "mse"),
+    sparsity=(Pattern(2, 4), Pattern(300, 1000, False)),
 )
 SPACE = build_space(named("resnet20").network, OPTIONS)
 CODES = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).integers(-2, 12, len(SPACE.genes)))
@@ -174,6 +176,8 @@ def test_the_digest_changes_with_what_a_genome_means() -> None:
         {"factors": ("svd",)},
         {"factor_shares": (0.3, 0.5, 0.6)},
         {"factor_metric": "inputs"},
+        {"sparsity": ()},
+        {"compensate": True},
         {"skip_blocks": False},
         {"keep": ("stem",)},
     ]
@@ -214,6 +218,11 @@ def test_widths_are_legal_for_the_hardware(size: int, shares: list[float], multi
         (CompressionPlan(masks=(Mask("layer1.0.conv1", (3, 16)),)), "distinct"),
         (CompressionPlan(bits=(Bits("layer1.0.conv1", 0, 8),)), "1..8"),
         (CompressionPlan(bits=(Bits("layer1.0.conv1", 8, 1),)), "2..8"),
+        (CompressionPlan(sparse=(Sparse("layer1.0.conv1", 4, 4),)), "kept < of"),
+        (
+            CompressionPlan(factors=(Factor("layer1.0.conv1", "svd", (2,)),), sparse=(Sparse("layer1.0.conv1", 2, 4),)),
+            "either decomposed or masked",
+        ),
         (CompressionPlan(bits=(Bits("layer1.0.conv1", 3, 8, "ternary"),)), "2..2"),
         (CompressionPlan(bits=(Bits("layer1.0.conv1", 3, 8, "fourier"),)), "a codebook must be"),
         (CompressionPlan(bits=(Bits("layer1.0.conv1", 3, 8, "kmeans"),)), "one table per tensor"),

@@ -25,6 +25,7 @@ from evaluators.unfolding import unfold
 from search_spaces.costs import costs
 from search_spaces.genes import FactorGene, WidthGene
 from search_spaces.options import SpaceOptions, build_space
+from search_spaces.sparsity import Pattern
 
 OPTIONS = SpaceOptions(
     criteria=("fisher", "l1"),
@@ -33,6 +34,7 @@ OPTIONS = SpaceOptions(
     codebooks=("symmetric", "ternary", "kmeans"),
     roundings=("nearest", "gptq"),
     ranges=("percentile", "mse"),
+    sparsity=(Pattern(2, 4),),
 )
 
 
