@@ -30,3 +30,11 @@ def without_fused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def forget_cached(model: nn.Module) -> None:
+    """Some modules keep what eval mode computed from parameters (positional biases) until they are put into training mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    for module, mode in modes:
+        module.training = mode

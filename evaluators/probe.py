@@ -48,8 +48,17 @@ def probe(model: nn.Module, trace: Trace, example: Example) -> Found:
     choices = {g.name: _candidates(model, trace, g) for g in trace.network.groups}
     everything = _distinct(size for sizes in choices.values() for size in sizes)
     if everything and not bench.fault(names, everything):
-        return Found(sizes=everything)
+        return Found(sizes=_needed(bench, names, everything))
     return _narrowed(bench, names, choices)
+
+
+def _needed(bench: _Bench, names: list[str], sizes: tuple[Size, ...]) -> tuple[Size, ...]:
+    """Without the attributes that equal a size by chance: one kind after the other is left out where all is well without it."""
+    for kind in dict.fromkeys(size.attribute for size in sizes):
+        fewer = tuple(size for size in sizes if size.attribute != kind)
+        if fewer and not bench.fault(names, fewer):
+            sizes = fewer
+    return sizes
 
 
 def _narrowed(bench: _Bench, groups: list[str], choices: Mapping[str, tuple[Size, ...]]) -> Found:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from evaluators.channels import Trace, kept_index
+from evaluators.modes import forget_cached
 
 
 def slice_channels(model: nn.Module, trace: Trace, kept: Mapping[str, Sequence[int]]) -> None:
@@ -23,6 +24,7 @@ def slice_channels(model: nn.Module, trace: Trace, kept: Mapping[str, Sequence[i
     for size in trace.sizes:
         if any(group in kept for group, _ in size.axis.terms):
             setattr(model.get_submodule(size.module), size.attribute, size.axis.size(sizes))
+    forget_cached(model)
 
 
 def _slice(model: nn.Module, name: str, dim: int, index: Sequence[int]) -> None:

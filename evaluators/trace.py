@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from evaluators.constants import Constants
 from evaluators.labels import Units, along, lean, nothing, spread
 from evaluators.layers import Example, as_arguments, is_plain, kind_of
-from evaluators.modes import in_eval_mode, without_fused_attention
+from evaluators.modes import forget_cached, in_eval_mode, without_fused_attention
 from evaluators.recording import LayerCall, ModuleCall, Op, ProductCall, Recording
 from evaluators.rules import Call, pass_labels
 
@@ -288,6 +288,7 @@ def record(model: nn.Module, example: Example, even: AbstractSet[str] = frozense
 
     even: submodules in which channels that are split by their number (chunks, channel shuffle) are to be cut alike in every part.
     """
+    forget_cached(model)
     tracer = _Tracer(model, even)
     for tensor in tree_flatten(as_arguments(example))[0]:
         tracer.start(tensor)

@@ -48,7 +48,8 @@ def examine(config: Config, target: Target | None = None) -> dict[str, Any]:
         "groups": [
             {
                 "name": g.name,
-                "channels": g.size,
+                "channels": g.size * g.unit,
+                "units": g.size,
                 "producers": g.producers,
                 **_together({*g.producers, *g.consumers}, shares),
                 "genes": [gene for gene in genes.get(g.name, []) if gene.startswith(GROUP_GENES)],

@@ -53,7 +53,7 @@ def _groups(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(
             row["name"],
-            str(row["channels"]),
+            str(row["channels"]) if row["units"] == row["channels"] else f"{row['channels']} in {row['units']}",
             *(_share(row[name]) for name in ("params_share", "macs_share")),
             ", ".join(row["genes"]) or "-",
             ", ".join(row["producers"]),

@@ -50,6 +50,25 @@ class Fused(nn.Module):
         return self.proj((weights @ v).transpose(1, 2).reshape(n, places, self.attn_dim))
 
 
+class Caching(nn.Module):
+    """Keeps what eval mode made of a table of positional biases, one column per head, as in LevIT."""
+
+    def __init__(self, heads: int = 4, size: int = 6) -> None:
+        super().__init__()
+        self.num_heads, self.size = heads, size
+        self.qkv, self.proj = nn.Linear(24, 3 * heads * size), nn.Linear(heads * size, 24)
+        self.biases, self.kept = nn.Parameter(torch.randn(heads, 17)), dict[str, Tensor]()
+
+    def train(self, mode: bool = True) -> Caching:
+        self.kept = {} if mode else self.kept
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2).split([self.size] * 3, dim=3)
+        bias = self.biases[:, None] if self.training else self.kept.setdefault("bias", self.biases[:, None])
+        return self.proj(((q @ k.transpose(-2, -1) + bias).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
 class Windows(nn.Module):
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -130,6 +149,7 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], int, dict[str, tuple[int, int]]
         {"attention.q": (4, 6), "mlp.0": (32, 1)},
     ),
     "fused_heads": (lambda: Encoder(Fused()), 16, {"attention.qkv": (4, 18), "mlp.0": (32, 1)}),
+    "cached_biases": (lambda: Encoder(Caching()), 16, {"attention.qkv": (4, 18), "mlp.0": (32, 1)}),
     "windows": (windows(ShiftedWindowAttention), 16, {"attention.qkv": (4, 18)}),
     "windows_v2": (windows(ShiftedWindowAttentionV2), 16, {"attention.qkv": (4, 18), "attention.cpb_mlp.0": (512, 1)}),
     "relative": (

@@ -38,6 +38,8 @@ def graph(name: str) -> Known:
     for parameter in model.parameters():
         if bool((parameter == parameter.flatten()[0]).all()):
             nn.init.uniform_(parameter, 0.5, 1.5)
+    with torch.no_grad():
+        model(torch.randn(2, 3, side, side))  # as a user does before a search, which may leave something cached
     return known(prepared(model, torch.randn(1, 3, side, side)), (3, side, side))
 
 
@@ -77,6 +79,16 @@ def test_costs_of_random_plans_are_those_of_the_built_network(name: str) -> None
         found = costs(net.network, of_plan(net.network, plan))
         assert found["params"][0] == count.parameters(built)
         assert found["macs"][0] == count.macs(built, net.example)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_peak_activations_are_those_of_the_built_network(name: str) -> None:
+    net, rng = graph(name), np.random.default_rng(0)
+    space = build_space(net.network, SpaceOptions(criteria=("l1",), multiple=2, weight_bits=(), activation_bits=()))
+    plan = space.decode(space.repair([int(rng.integers(0, c)) for c in space.cardinalities]))
+    built = trace(compose(net.model, net.trace, net.ranking, plan), net.example).network
+    expected = costs(net.network, of_plan(net.network, plan), peak=True)["peak_activation_bytes"][0]
+    assert expected == costs(built, full(built, 1), peak=True)["peak_activation_bytes"][0]
 
 
 def test_attention_macs_counted_by_hand() -> None:
