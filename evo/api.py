@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from evo.result import Choice, Result, load
 from evo.resuming import require_same_search
 from evo.steady import Steady, run_steady
 from evo.storage import RunDirectory
+from evo.timing import latency_for_card
 from evo.workers import build_backend, worker_kit
 from evo.writing import write_outputs
 
@@ -260,7 +261,15 @@ def export_point(result: Result, point: FrontPoint, out: Path, format: str | Non
         study.example,
         out,
         kind,
-        {"candidate_id": point.candidate_id, "step": step, "measures": measures},
+        {
+            "candidate_id": point.candidate_id,
+            "step": step,
+            "measures": measures,
+            "tuning": (
+                result.config.evaluation.final if step == FINAL else result.config.evaluation.step2
+            ).model_dump(),
+        },
         point.plan,
         list(study.splits.calibration_batches(EXPORT_IMAGES, EXPORT_BATCH, torch.device("cpu"))),
+        partial(latency_for_card, result.config, module, study.teacher, study.example, kind),
     )

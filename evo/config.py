@@ -154,7 +154,9 @@ class LatencySection(Section):
     runtime: str = Field("onnxruntime_int8", description="evo list runtimes")
     threads: int = Field(1, ge=1, description="CPU threads of the runtime")
     batch: int = Field(1, ge=1, description="samples per run")
-    repeats: int = Field(20, ge=5, description="paired runs, of which the median counts")
+    repeats: int = Field(
+        20, ge=5, description="paired runs, of which the median counts; more where the machine is noisy"
+    )
 
 
 class Execution(Section):

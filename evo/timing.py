@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from evaluators.compression import CompressionEvaluator
 from evaluators.latency.building import build_table
+from evaluators.latency.measure import latency
 from evaluators.latency.probe import LatencyProbe, baseline_latency
 from evaluators.latency.runtime import Target
 from evaluators.latency.table import LatencyTable
 from evaluators.loss_tables import LossTables
-from evo.config import Config
+from evo.config import Config, LatencySection
 from search_spaces.network import Network
 
+RUNTIME_OF_FORMAT = {"onnx": "onnxruntime_int8", "pytorch": "pytorch", "torch-export": "pytorch"}
 TIMING_FILE = "latency/table.json"
 
 
@@ -78,6 +80,15 @@ def probe_of(
         return None
     images = _batch(example, target)
     return LatencyProbe(target, network, teacher, images, timing.table, timing.baseline_ms, _beside(models))
+
+
+def latency_for_card(
+    config: Config, module: nn.Module, teacher: nn.Module, example: Tensor, format: str
+) -> dict[str, str | float]:
+    """A network's latency beside the uncompressed one's, in the runtime that suits an export's format."""
+    section = (config.timed or LatencySection()).model_copy(update={"runtime": RUNTIME_OF_FORMAT[format]})
+    target = Target(**section.model_dump())
+    return {**asdict(target), **asdict(latency(module, _batch(example, target), target, teacher))}
 
 
 def kept_in(evaluator: CompressionEvaluator, models: Path) -> CompressionEvaluator:

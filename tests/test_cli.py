@@ -163,6 +163,7 @@ def test_export(
     (file,) = (tmp_path / "net").glob("*card.json")
     card = json.loads(file.read_text())
     front = {p["candidate_id"]: p for p in json.loads(evo(capsys, "front", finished, "--json").out)}
+    assert card["latency"]["milliseconds"] > 0 and card["latency"]["low"] <= card["latency"]["ratio"]
     point = front[card["candidate_id"]]
     # The knee was finished at the last step, and that network is the one to export.
     assert card["measures"] == (point["measures"] if point["final"] is None else point["final"])

@@ -16,11 +16,14 @@ from small_run import evo, settings, write_config
 from torch import Tensor, nn
 
 from evaluators.compose import compose, recalibrate
+from evaluators.compression import MEASURES
 from evaluators.latency import Target, latency
 from evaluators.latency.building import build_table
 from evaluators.latency.measure import alone_on_this_machine, interleaved
-from evaluators.latency.runtime import LayerShape, Session
+from evaluators.latency.runtime import MOVES, LayerShape, Session
 from evaluators.latency.table import Grid, LatencyTable
+from evo.checks import check
+from evo.config import LatencySection, load, validate
 from evo.registry import RUNTIMES, resolve
 from search_spaces.costs import costs
 from search_spaces.phenotype import Phenotypes, full
@@ -47,6 +50,9 @@ class Ideal:
         area = max(1, shape.kernel[0] * shape.kernel[1])
         macs = shape.c_in // shape.groups * shape.c_out * area * height * width * shape.batch
         return lambda: macs * NS_PER_MAC * 1e-3 * (0.5 if integer else 1.0)
+
+    def move(self, kind: str, elements: int, threads: int) -> Session:
+        return lambda: 0.0
 
 
 def ideal() -> Ideal:
@@ -126,6 +132,23 @@ def test_a_ratio_survives_a_machine_that_becomes_slower() -> None:
     assert paired[0] != paired[2], "who goes first must change"
 
 
+def test_repeats_go_on_while_the_machine_is_noisy() -> None:
+    rng = np.random.default_rng(1)
+
+    def repeats(noise: float) -> int:
+        calls = 0
+
+        def run() -> float:
+            nonlocal calls
+            calls += 1
+            return 0.005 * float(rng.uniform(1 - noise, 1 + noise))
+
+        interleaved(run, run, 10)
+        return (calls - 6) // 2
+
+    assert repeats(0.001) == 10 and repeats(0.5) == 40
+
+
 def test_noise_is_not_called_a_gain() -> None:
     rng = np.random.default_rng(0)
     noisy: Iterator[float] = iter(0.005 * rng.uniform(0.5, 1.5, 1000))
@@ -166,6 +189,8 @@ def test_a_runtime_times_a_network_and_its_layers(name: str) -> None:
     for shape in (conv, linear):
         for integer in {False, runtime.integers}:
             assert runtime.layer(shape, integer, 1)() > 0
+    for kind in MOVES if runtime.integers else ("add",):
+        assert runtime.move(kind, 5000, 1)() > 0
 
 
 def test_more_work_takes_longer() -> None:
@@ -183,6 +208,15 @@ def test_an_unknown_runtime_is_one_sentence(tmp_path: Path, capsys: pytest.Captu
     config = write_config(tmp_path / "c.yaml", {**settings(None), "latency": {"runtime": "onnxruntime_int9"}})
     answer = evo(capsys, "search", config, "--run-dir", tmp_path / "run")
     assert answer.code == 2 and "did you mean 'onnxruntime_int8'?" in answer.err and not (tmp_path / "run").exists()
+
+
+def test_a_latency_objective_brings_its_section_with_it() -> None:
+    config = load(Path(__file__).parent.parent / "configs" / "resnet20_cifar10_latency.yaml")
+    check(config, MEASURES)
+    assert config.timed == config.latency
+    plain = {**config.model_dump(), "latency": None}
+    assert validate(plain).timed == LatencySection()
+    assert validate({**plain, "objectives": [{"measure": "macs"}]}).timed is None
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def export(
     facts: Mapping[str, Any],
     plan: CompressionPlan,
     calibration: Sequence[Tensor] = (),
+    timed: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write `module` (tuned, not yet baked) to `out`: a folder, or for torch-export and onnx also a file of that ending.
 
@@ -46,6 +47,7 @@ def export(
     (inputs of the network; the example where there are none), and the card says how every layer runs.
     Each is loaded again and compared with the network; card.json (NAME.card.json beside a single file) tells plan, measures
     and how it was checked.
+    `timed` measures the network's latency for the card, once the file has proved right.
     Raises ValueError when `out` exists already or the export differs from the network.
     """
     require_free(out, format)
@@ -61,6 +63,7 @@ def export(
             "plan": json.loads(plan.to_json()),
             "input": list(subject.images.shape[1:]),
             **notes,
+            **({} if timed is None else {"latency": dict(timed())}),
             "torch": str(torch.__version__),
         }
         (Path(made) / (f"{Path(name).stem}.{CARD}" if name else CARD)).write_text(json.dumps(card, indent=2))

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.latency.measure import alone, alone_on_this_machine, runtime_of
-from evaluators.latency.runtime import LayerShape, Runtime, Target
-from evaluators.latency.table import Grid, LatencyTable, Site, channel_points
+from evaluators.latency.runtime import MOVES, LayerShape, Runtime, Target
+from evaluators.latency.table import Grid, LatencyTable, Moves, Site, channel_points
 
 REPEATS = 5
+ELEMENTS = 262_144  # of the tensors on which moves are timed: 1 MB in float32, as between layers
 
 
 def build_table(model: nn.Module, layers: list[str], images: Tensor, target: Target) -> LatencyTable:
     """Time every geometry among `layers` (names of convolutions and linear layers) on inputs as they have for `images`.
 
-    Some ten milliseconds for each of 25 points per geometry and number format: a minute for a ResNet-50.
+    Some ten milliseconds for each of 64 points per geometry and number format: a minute for a ResNet-20, a few for a ResNet-50.
     """
     runtime = runtime_of(target)
     shapes = layer_shapes(model, layers, images)
@@ -32,7 +33,13 @@ def build_table(model: nn.Module, layers: list[str], images: Tensor, target: Tar
     with alone_on_this_machine():
         floats = {key: _grid(runtime, shape, False, target.threads) for key, shape in most.items()}
         integers = {key: _grid(runtime, shape, True, target.threads) for key, shape in most.items() if runtime.integers}
-    return LatencyTable(sites, floats, integers)
+        moves = _moves(runtime, target.threads)
+    return LatencyTable(sites, floats, integers, moves, target.batch)
+
+
+def _moves(runtime: Runtime, threads: int) -> Moves:
+    kinds = MOVES if runtime.integers else ("add",)
+    return Moves(**{kind: 1e3 * alone(runtime.move(kind, ELEMENTS, threads), REPEATS) / ELEMENTS for kind in kinds})
 
 
 def layer_shapes(

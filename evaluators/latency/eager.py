@@ -40,9 +40,21 @@ class Eager:
         conv = nn.Conv2d(shape.c_in, shape.c_out, *geometry)
         return self._timed(nn.Sequential(conv, nn.ReLU()).to(self.device), images.to(self.device), threads)
 
+    def move(self, kind: str, elements: int, threads: int) -> Session:
+        if kind != "add":
+            raise ValueError(
+                f'PyTorch runs layers in float32, so moves are "add" alone, but got {kind!r}; ask for that'
+            )
+        return self._timed(_Doubled(), torch.rand(elements, device=self.device), threads)
+
     def _timed(self, model: nn.Module, images: Tensor, threads: int) -> Session:
         model.eval()
         return _on_gpu(model, images) if self.device == "cuda" else _on_cpu(model, images, threads)
+
+
+class _Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x
 
 
 def _on_cpu(model: nn.Module, images: Tensor, threads: int) -> Session:

@@ -39,6 +39,40 @@ def layer_graph(shape: LayerShape, integer: bool) -> tuple[onnx.ModelProto, np.n
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), given
 
 
+def move_graph(kind: str, elements: int) -> tuple[onnx.ModelProto, np.ndarray]:
+    """An operation between layers on one row of so many elements, and an input for it."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    codes, real = TensorProto.UINT8, TensorProto.FLOAT
+    grid = ["scale", "zero"]
+    back = helper.make_node("DequantizeLinear", ["in", *grid], ["x"])
+    forms = {
+        "quantise": (real, codes, [helper.make_node("QuantizeLinear", ["in", *grid], ["out"])]),
+        "dequantise": (codes, real, [helper.make_node("DequantizeLinear", ["in", *grid], ["out"])]),
+        "add": (real, real, [helper.make_node("Add", ["in", "in"], ["out"])]),
+        "add_integers": (
+            codes,
+            codes,
+            [
+                back,
+                helper.make_node("Add", ["x", "x"], ["y"]),
+                helper.make_node("QuantizeLinear", ["y", *grid], ["out"]),
+            ],
+        ),
+    }
+    given, made, nodes = forms[kind]
+    constants: dict[str, np.ndarray] = {"scale": np.array(0.05, np.float32), "zero": np.array(3, np.uint8)}
+    graph = helper.make_graph(
+        nodes,
+        "move",
+        [helper.make_tensor_value_info("in", given, (1, elements))],
+        [helper.make_tensor_value_info("out", made, None)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    values = np.ones((1, elements), np.float32 if given == real else np.uint8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), values
+
+
 def _input(shape: LayerShape, rng: np.random.Generator) -> np.ndarray:
     if shape.kernel == (0, 0):
         return rng.standard_normal((shape.batch * shape.size[0], shape.c_in)).astype(np.float32)

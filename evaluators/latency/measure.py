@@ -18,6 +18,10 @@ from evaluators.latency.runtime import Runtime, Session, Target
 from evo.registry import RUNTIMES, resolve
 
 WARM_UP = 3
+PRECISION, MOST = (
+    0.05,
+    4,
+)  # width of the interval, relative to the ratio, that ends the repeats; at most so many times as many
 SHORTEST = 1e-3  # seconds of one repeat; shorter networks run several times in it
 
 
@@ -31,6 +35,10 @@ class Latency:
     ratio: float
     low: float
     high: float
+
+    @property
+    def precise(self) -> bool:
+        return self.high - self.low <= PRECISION * self.ratio
 
     @property
     def measurably_faster(self) -> bool:
@@ -56,13 +64,23 @@ def runtime_of(target: Target) -> Runtime:
 
 
 def interleaved(session: Session, baseline: Session, repeats: int) -> Latency:
+    """At least so many repeats, and up to MOST times as many while the machine is too noisy for the wanted precision."""
+    pairs: list[tuple[float, float]] = []
     with alone_on_this_machine():
         runs = _runs_per_repeat(session), _runs_per_repeat(baseline)
-        pairs = np.array([_pair(session, baseline, runs, turn) for turn in range(repeats)])
-    ratios = np.sort(pairs[:, 0] / pairs[:, 1])
-    low, high = ratios[_rank(repeats)], ratios[repeats - 1 - _rank(repeats)]
-    own, other = np.median(pairs, axis=0) * 1e3
-    return Latency(float(own), float(other), float(np.median(ratios)), float(low), float(high))
+        for turn in range(MOST * repeats):
+            pairs.append(_pair(session, baseline, runs, turn))
+            if turn + 1 >= repeats and _summed_up(pairs).precise:
+                break
+    return _summed_up(pairs)
+
+
+def _summed_up(pairs: list[tuple[float, float]]) -> Latency:
+    times = np.array(pairs)
+    ratios = np.sort(times[:, 0] / times[:, 1])
+    rank = _rank(len(pairs))
+    own, other = np.median(times, axis=0) * 1e3
+    return Latency(float(own), float(other), float(np.median(ratios)), float(ratios[rank]), float(ratios[-1 - rank]))
 
 
 def alone(session: Session, repeats: int) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evaluators.export.folding import plain
 from evaluators.export.integer_graph import FOUR_BITS, integer_graph
 from evaluators.export.onnx_file import graph_of, quick_graph_of
-from evaluators.latency.layer_graph import layer_graph
+from evaluators.latency.layer_graph import layer_graph, move_graph
 from evaluators.latency.runtime import LayerShape, Session
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ class OnnxReader:
 
     def layer(self, shape: LayerShape, integer: bool, threads: int) -> Session:
         graph, given = layer_graph(shape, integer)
+        return self.start(graph, given, threads)
+
+    def move(self, kind: str, elements: int, threads: int) -> Session:
+        graph, given = move_graph(kind, elements)
         return self.start(graph, given, threads)
 
 

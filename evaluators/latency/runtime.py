@@ -41,6 +41,9 @@ class LayerShape:
     batch: int
 
 
+MOVES = ("quantise", "dequantise", "add", "add_integers")
+
+
 class Runtime(Protocol):
     """`integers` tells whether layers of at most 8-bit weights and activations run on integer kernels there."""
 
@@ -51,3 +54,7 @@ class Runtime(Protocol):
         ...
 
     def layer(self, shape: LayerShape, integer: bool, threads: int) -> Session: ...
+
+    def move(self, kind: str, elements: int, threads: int) -> Session:
+        """What lies between layers, on so many elements: a kind of MOVES, without integer kernels "add" alone."""
+        ...

@@ -2,19 +2,21 @@
 
 Every distinct geometry (kernel, stride, size of the input ...) is timed on a grid of input and output channels, in float32 and,
 where the runtime has such kernels, in 8-bit integers; between the grid's points time is interpolated linearly. Factorised layers
-are sums of their parts. Weights of 2 to 7 bits run on the 8-bit kernels and take their time. What is neglected: operations that
-are no layers, and what a runtime gains by joining layers; the whole is scaled so that the uncompressed network has its measured
-latency.
+are sums of their parts. Weights of 2 to 7 bits run on the 8-bit kernels and take their time. Where layers in float32 and in
+integers meet, conversion is added; so are sums of branches. What two layers in float32 save by agreeing on a layout follows from
+the measured latency of the uncompressed network, which the table then predicts exactly. All other operations are neglected.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from evaluators.latency.flow import Join, flow_of
 from search_spaces.codebooks import NAMES
 from search_spaces.decompositions import METHODS, parts
 from search_spaces.network import Layer, Network
@@ -51,40 +53,95 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Moves:
+    """Milliseconds per element of what lies between layers: to and from 8-bit codes, and adding two tensors in either form.
+
+    `joined` is what two neighbouring layers in float32 save, each element of the tensor between them: they agree on its layout.
+    """
+
+    quantise: float = 0.0
+    dequantise: float = 0.0
+    add: float = 0.0
+    add_integers: float = 0.0
+    joined: float = 0.0
+
+
+@dataclass(frozen=True)
 class LatencyTable:
     """floats and integers hold a grid per geometry; `integers` is empty where a runtime has no such kernels."""
 
     sites: Mapping[str, Site]
     floats: Mapping[str, Grid]
     integers: Mapping[str, Grid]
+    moves: Moves = Moves()
+    batch: int = 1
     scale: float = 1.0
 
     def predict(self, network: Network, phenotypes: Phenotypes) -> np.ndarray:
         """Milliseconds per batch of every plan, (N,)."""
+        flow = flow_of(network)
+        columns = {layer.name: i for i, layer in enumerate(network.layers)}
+        integer = self._on_integers(phenotypes)
         total = np.zeros(len(phenotypes))
-        in_block = {name: i for i, block in enumerate(network.blocks) for name in block.layers}
         for index, layer in enumerate(network.layers):
-            alive = 1 if layer.name not in in_block else ~phenotypes.skipped[:, in_block[layer.name]]
-            total += alive * self._layer(network, layer, index, phenotypes)
+            before = integer[:, [columns[name] for name in flow.producers[layer.name]]]
+            time = self._layer(network, layer, index, phenotypes, integer[:, index])
+            time = time + self._entering(network, index, phenotypes, integer[:, index], before)
+            total += np.maximum(time, 0.0) * _alive(network, phenotypes, layer.name)
+        for join in flow.joins:
+            total += self._joining(network, phenotypes, join, integer[:, [columns[name] for name in join.producers]])
         return total * self.scale
 
     def scaled_to(self, network: Network, baseline_ms: float) -> LatencyTable:
-        """The table that predicts this for the uncompressed network."""
-        return replace(self, scale=self.scale * baseline_ms / float(self.predict(network, full(network, 1))[0]))
+        """The table that predicts this for the uncompressed network in float32: what is less than its layers take one by one is
+        what they save side by side, the rest a factor."""
+        whole, loose = full(network, 1), replace(self, moves=replace(self.moves, joined=0.0), scale=1.0)
+        between = float(replace(loose, floats=_free(self.floats), moves=Moves(joined=-1.0)).predict(network, whole)[0])
+        saved = max(0.0, float(loose.predict(network, whole)[0]) - baseline_ms) / max(between, 1e-12)
+        joined = replace(loose, moves=replace(self.moves, joined=saved))
+        return replace(joined, scale=baseline_ms / float(joined.predict(network, whole)[0]))
 
-    def _layer(self, network: Network, layer: Layer, index: int, phenotypes: Phenotypes) -> np.ndarray:
-        on_integers = (
-            (phenotypes.weight_bits[:, index] <= INTEGER_BITS)
-            & (phenotypes.activation_bits[:, index] <= INTEGER_BITS)
-            & (phenotypes.codebook[:, index] == NAMES.index("symmetric"))
-            & (phenotypes.group[:, index] <= 0)
-        )
+    def _on_integers(self, phenotypes: Phenotypes) -> np.ndarray:
+        if not self.integers:
+            return np.zeros(phenotypes.weight_bits.shape, dtype=bool)
+        few = (phenotypes.weight_bits <= INTEGER_BITS) & (phenotypes.activation_bits <= INTEGER_BITS)
+        known: np.ndarray = few & (phenotypes.codebook == NAMES.index("symmetric")) & (phenotypes.group <= 0)
+        return known
+
+    def _entering(
+        self, network: Network, index: int, phenotypes: Phenotypes, integer: np.ndarray, before: np.ndarray
+    ) -> np.ndarray:
+        """Milliseconds to bring a layer's input into the form in which it computes."""
+        moves, layer = self.moves, network.layers[index]
+        elements = axis_sizes(network, phenotypes, layer)[0] * layer.in_positions * self.batch
+        some = before.any(axis=1)
+        all_integer = before.all(axis=1) & (before.shape[1] > 0)
+        into_integers = np.where(all_integer, 0.0, moves.quantise)
+        rounded = bool(self.integers) & (phenotypes.activation_bits[:, index] <= INTEGER_BITS)
+        joined = moves.joined * (before.shape[1] > 0) * ~rounded
+        into_floats = np.where(some, moves.dequantise, -joined) + rounded * (moves.quantise + moves.dequantise)
+        result: np.ndarray = elements * np.where(integer, into_integers, into_floats)
+        return result
+
+    def _joining(self, network: Network, phenotypes: Phenotypes, join: Join, before: np.ndarray) -> np.ndarray:
+        activation = network.activations[join.activation]
+        sizes = np.full(len(phenotypes), activation.axis.fixed)
+        for group, times in activation.axis.terms:
+            sizes = sizes + times * phenotypes.kept[:, network.columns[group]]
+        gone = [phenotypes.skipped[:, i] for i, block in enumerate(network.blocks) if block.name == join.block]
+        alive = ~gone[0] if gone else np.ones(len(phenotypes), dtype=bool)
+        each = np.where(before.all(axis=1), self.moves.add_integers, self.moves.add)
+        result: np.ndarray = alive * sizes * activation.positions * self.batch * each
+        return result
+
+    def _layer(
+        self, network: Network, layer: Layer, index: int, phenotypes: Phenotypes, integer: np.ndarray
+    ) -> np.ndarray:
         c_in, c_out = axis_sizes(network, phenotypes, layer)
         result = np.zeros(len(phenotypes))
-        for integer in (False, True):
-            grids = self.integers if integer and self.integers else self.floats
+        for on_integers, grids in ((False, self.floats), (True, self.integers)):
             for code, method in enumerate(METHODS):
-                rows = np.flatnonzero((phenotypes.method[:, index] == code) & (on_integers == integer))
+                rows = np.flatnonzero((phenotypes.method[:, index] == code) & (integer == on_integers))
                 if len(rows):
                     ranks = phenotypes.ranks[rows, index]
                     result[rows] = self._method(grids, layer, method, c_in[rows], c_out[rows], ranks)
@@ -119,7 +176,17 @@ class LatencyTable:
     def from_json(cls, text: str) -> LatencyTable:
         raw = json.loads(text)
         grids = [{key: _grid(value) for key, value in raw[kind].items()} for kind in ("floats", "integers")]
-        return cls({name: Site(**site) for name, site in raw["sites"].items()}, grids[0], grids[1], raw["scale"])
+        sites = {name: Site(**site) for name, site in raw["sites"].items()}
+        return cls(sites, grids[0], grids[1], Moves(**raw["moves"]), raw["batch"], raw["scale"])
+
+
+def _free(grids: Mapping[str, Grid]) -> dict[str, Grid]:
+    return dict.fromkeys(grids, Grid((1,), (1,), ((0.0,),)))
+
+
+def _alive(network: Network, phenotypes: Phenotypes, layer: str) -> np.ndarray:
+    gone = [phenotypes.skipped[:, i] for i, block in enumerate(network.blocks) if layer in block.layers]
+    return ~gone[0] if gone else np.ones(len(phenotypes), dtype=bool)
 
 
 def _grid(raw: dict[str, list[int]]) -> Grid:
@@ -138,5 +205,7 @@ def _place(points: tuple[int, ...], values: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def channel_points(most: int) -> tuple[int, ...]:
-    """Channel numbers at which a grid is measured: an eighth to all of the most that occur."""
-    return tuple(sorted({max(1, round(most * share / 8)) for share in (1, 2, 4, 6, 8)}))
+    """Channel numbers at which a grid is measured: about eight multiples of 4 up to the most that occur. Kernels work on blocks
+    of channels, so that 12 of them can take longer than 16."""
+    step = 4 * max(1, math.ceil(most / 32))
+    return tuple(sorted({1 if most <= step else step, *range(step, most, step), most}))
