@@ -47,6 +47,7 @@ class Dispatcher:
         self.workers, self.max_attempts = workers, max_attempts
         self._queue: deque[Request] = deque()
         self._running: dict[str, dict[str, Request]] = {}
+        self._at: dict[str, list[str]] = {}  # workers that run a request, by its key
         self._idle: deque[str] = deque()
         self._attempts: dict[str, int] = {}
         self._pace: dict[str, float] = {}  # by step: seconds of the slowest recent evaluations
@@ -113,6 +114,7 @@ class Dispatcher:
             self._idle.remove(event.worker)
         reports: list[Instruction] = []
         for request in reversed(self._running.pop(event.worker, {}).values()):
+            self._at[request.key].remove(event.worker)
             if self._workers_on(request.key):
                 continue
             self._attempts[request.key] -= event.machine
@@ -138,16 +140,17 @@ class Dispatcher:
 
     def _leave(self, worker: str, key: str) -> Request:
         request = self._running[worker].pop(key)
+        self._at[key].remove(worker)
         if not self._running[worker]:
             del self._running[worker]
             self._idle.append(worker)
         return request
 
     def _workers_on(self, key: str) -> list[str]:
-        return [worker for worker, requests in self._running.items() if key in requests]
+        return self._at.get(key, [])
 
     def _stop_copies(self, key: str) -> list[Instruction]:
-        others = self._workers_on(key)
+        others = self._at.pop(key, [])
         for worker in others:
             del self._running[worker][key]
         done = [worker for worker in others if not self._running[worker]]
@@ -157,6 +160,8 @@ class Dispatcher:
 
     def _report(self, outcome: Outcome) -> Report:
         del self._attempts[outcome.key]
+        if not self._workers_on(outcome.key):
+            self._at.pop(outcome.key, None)
         return Report(outcome)
 
     def _assign(self) -> list[Instruction]:
@@ -169,6 +174,7 @@ class Dispatcher:
         self._running[worker] = {request.key: request for request in requests}
         for request in requests:
             self._attempts[request.key] += 1
+            self._at.setdefault(request.key, []).append(worker)
         return Assign(worker, requests)
 
     def _take(self) -> tuple[Request, ...]:
@@ -216,6 +222,7 @@ class Dispatcher:
             "every unfinished request is queued or running": {*queued, *running} == set(self._attempts),
             "a queued request is queued once and does not run": len({*queued} - {*running}) == len(queued),
             "a request runs on two workers at most": all(running.count(key) <= 2 for key in running),
+            "workers of a request are known": sorted(k for k, at in self._at.items() for _ in at) == sorted(running),
             "a worker is idle or at work": not set(self._idle) & set(self._running) and all(self._running.values()),
             "no worker is idle twice": len(set(self._idle)) == len(self._idle),
             "no worker is idle while requests wait": not (self._queue and self._idle),

@@ -22,7 +22,7 @@ class Status(str, Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One genome to be evaluated at one fidelity step.
 
@@ -43,7 +43,7 @@ class Candidate:
         return f"{self.id}@{self.step}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """The result of one candidate. A failed one has no measures but a reason; it ranks after every completed one."""
 

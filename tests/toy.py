@@ -58,10 +58,11 @@ class ToySpace:
 
 @dataclass(frozen=True)
 class ToyEvaluator:
-    """Fails for every plan whose bits add up to 20. Appends to `calls`, if given, a line per evaluation."""
+    """Fails for every plan whose bits add up to `unlucky`. Appends to `calls`, if given, a line per evaluation."""
 
     calls: Path | None = None
     delay_s: float = 0.0
+    unlucky: int = 20
 
     def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
         time.sleep(self.delay_s)
@@ -69,7 +70,7 @@ class ToyEvaluator:
             with open(self.calls, "a") as stream_:
                 stream_.write(f"{plan.digest}\n")
         bits = np.array([b.weight for b in plan.bits])
-        if bits.sum() == 20:
+        if bits.sum() == self.unlucky:
             raise ValueError("20 bits are unlucky\nand this line is not part of the reason")
         return {"error": float((1 / bits).sum() + seed / 2**33), "size": float(bits.sum())}
 
