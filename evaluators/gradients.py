@@ -53,8 +53,11 @@ class LayerGradients:
 
     def shifts(self, change: Tensor) -> Tensor:
         """Logit shifts (rows,) after a weight change, scaled so that their mean square is the predicted loss increase."""
-        effective = self._restored(self.weight + change) - self.weight if self.normalised else change
-        moved: Tensor = self.rows.float() @ effective.flatten().float()
+        return self.linear_shifts(self._restored(self.weight + change) - self.weight if self.normalised else change)
+
+    def linear_shifts(self, change: Tensor) -> Tensor:
+        """The same, linear in the change: what batch-norm does to the variance of the outputs is left out."""
+        moved: Tensor = self.rows.float() @ change.flatten().float()
         return moved / (2 * self.classes) ** 0.5
 
     def _restored(self, changed: Tensor) -> Tensor:

@@ -27,17 +27,49 @@ class Term:
     genes: tuple[int, ...]
     table: np.ndarray
 
+    def worth(self, alleles: Mapping[int, np.ndarray]) -> np.ndarray:
+        """The entries (N,) at these alleles (N,) of each gene."""
+        value: np.ndarray = self.table[tuple(alleles[gene] for gene in self.genes)]
+        return value
+
+
+@dataclass(frozen=True)
+class MaskTerm:
+    """The summand of a layer that reads channels with a bit each: mean square over images of the sum of dropped units' shifts.
+
+    shifts float32 (units, rows): what losing each unit alone does, see `evaluators.gradients`. With F = shifts shifts^T / rows
+    this is scale (1 - b)^T F (1 - b), the quadratic form of a binary code b.
+    """
+
+    kind: str
+    layer: str
+    genes: tuple[int, ...]
+    shifts: np.ndarray
+    scale: float
+
+    def worth(self, alleles: Mapping[int, np.ndarray]) -> np.ndarray:
+        dropped = np.stack([alleles[gene] == 0 for gene in self.genes], axis=1).astype(np.float32)
+        moved = (dropped @ self.shifts).astype(np.float64)
+        value: np.ndarray = self.scale * (moved**2).mean(axis=1)
+        return value
+
+
+AnyTerm = Term | MaskTerm
+
 
 @dataclass(frozen=True)
 class LossTables:
     """A `Scorer`: predicted loss increase (nats) and all costs of a population of codes (N, genes)."""
 
     space: CompressionSpace
-    terms: tuple[Term, ...]
+    terms: tuple[AnyTerm, ...]
     peak: bool = False
 
     def score(self, genomes: np.ndarray) -> dict[str, np.ndarray]:
         loss = summed(self._joined, genomes, 1)[:, 0]
+        for term in self.terms:
+            if isinstance(term, MaskTerm):
+                loss += self._worth(term, {gene: genomes[:, gene] for gene in self._genes(term)})
         measures = {"predicted_loss_increase": loss, **self._costs.costs(genomes)}
         if not self.peak:
             return measures
@@ -48,12 +80,12 @@ class LossTables:
         columns = [self._worth(term, {gene: genomes[:, gene] for gene in self._genes(term)}) for term in self.terms]
         return np.stack(columns, axis=1) if columns else np.zeros((len(genomes), 0))
 
-    def _genes(self, term: Term) -> tuple[int, ...]:
+    def _genes(self, term: AnyTerm) -> tuple[int, ...]:
         return (*term.genes, *(() if term.kind == "skip" else self._skips.get(term.layer, ())))
 
-    def _worth(self, term: Term, alleles: Mapping[int, np.ndarray]) -> np.ndarray:
+    def _worth(self, term: AnyTerm, alleles: Mapping[int, np.ndarray]) -> np.ndarray:
         """The term's entries (N,); nothing where the layer is gone with its block. alleles: (N,) of each gene."""
-        value: np.ndarray = term.table[tuple(alleles[gene] for gene in term.genes)]
+        value = term.worth(alleles)
         for gene in self._genes(term)[len(term.genes) :]:
             value = value * (alleles[gene] == 0)
         return value
@@ -73,7 +105,7 @@ class LossTables:
         """All terms in few tables."""
         sizes = self.space.cardinalities
         found: list[tuple[frozenset[int], list[Term]]] = []
-        for term in self.terms:
+        for term in (t for t in self.terms if isinstance(t, Term)):
             mine = frozenset(self._genes(term))
             wide = (i for i, (genes, _) in enumerate(found) if prod(sizes[g] for g in genes | mine) <= MOST_ENTRIES)
             at = next(wide, None)

@@ -9,7 +9,7 @@ does not only add up but agrees in part: these entries are multiplied by the coh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from evaluators.compensation import compensated
 from evaluators.factorise import factorise
 from evaluators.gradients import Gradients, LayerGradients
 from evaluators.layers import layer_of, weight_of
-from evaluators.loss_tables import LossTables, Term
+from evaluators.loss_tables import AnyTerm, LossTables, MaskTerm, Term
 from evaluators.masks import mask_of
 from evaluators.moments import InputMoments
 from evaluators.quantise import rounded_weight
@@ -35,6 +35,7 @@ from search_spaces.genes import (
     ActivationBitsGene,
     CriterionGene,
     FactorGene,
+    MaskGene,
     RangeGene,
     SchemeGene,
     SkipGene,
@@ -77,7 +78,7 @@ def build_tables(
 ) -> LossTables:
     """Compute all tables: about one small matrix product per layer and allele."""
     shifts: list[Shifts] = []
-    terms: list[Term] = []
+    terms: list[AnyTerm] = []
     by_name = {gene.name: i for i, gene in enumerate(space.genes)}
     for index, gene in enumerate(space.genes):
         match gene:
@@ -106,6 +107,7 @@ def build_tables(
                 shifts.append(Shifts("skip", last, (index,), np.stack([np.zeros_like(left_out), left_out])))
             case _:
                 pass
+    terms.extend(_mask_terms(space, trace, gradients))
     factors = {kind: coherence(space, [s for s in shifts if s.kind == kind]) for kind in COHERENT}
     return LossTables(space, (*(s.term(factors.get(s.kind, 1.0)) for s in shifts), *terms), peak)
 
@@ -154,6 +156,37 @@ def _width_shifts(
         values = np.stack(rows).reshape(len(gene.kept), len(criteria_gene.criteria), -1)
         found.append(Shifts("width", consumer, (index, criterion), values))
     return found
+
+
+def _mask_terms(space: CompressionSpace, trace: Trace, gradients: Gradients) -> list[MaskTerm]:
+    """For each layer that reads a group with a bit per unit: what losing the columns of each unit does."""
+    groups: dict[str, dict[int, int]] = {}
+    for index, gene in enumerate(space.genes):
+        if isinstance(gene, MaskGene):
+            groups.setdefault(gene.group, {})[gene.unit] = index
+    numbers = space.network.columns
+    found = []
+    for name, units in groups.items():
+        for consumer in space.network.group(name).consumers:
+            for channel_map in (m for m in trace.maps_of(f"{consumer}.weight") if m.dim == 1):
+                layer, every = gradients.layers[consumer], set(units)
+                kept = (kept_index(channel_map, {numbers[name]: sorted(every - {unit})}) for unit in units)
+                changes = [_lost(layer.weight, len(channel_map.group), index, None) for index in kept]
+                shifts = np.stack([layer.linear_shifts(change).numpy() for change in changes])
+                found.append(MaskTerm("mask", consumer, tuple(units.values()), shifts, 1.0))
+    return [replace(term, scale=mask_coherence(space, found)) for term in found]
+
+
+def mask_coherence(space: CompressionSpace, terms: Sequence[MaskTerm]) -> float:
+    """As `coherence`, for random binary codes."""
+    rng = stream(0, "coherence")
+    together = alone = 0.0
+    for _ in range(DRAWS if terms else 0):
+        genome = np.array(space.sample(rng))
+        moved = np.stack([(genome[list(term.genes)] == 0).astype(np.float32) @ term.shifts for term in terms])
+        together += float((moved.sum(axis=0) ** 2).mean())
+        alone += float((moved**2).mean(axis=1).sum())
+    return together / alone if alone > 0 else 1.0
 
 
 def _lost(weight: Tensor, channels: int, kept: list[int], inputs: Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ from search_spaces.genes import (
     CriterionGene,
     FactorGene,
     Gene,
+    MaskGene,
     RangeGene,
     SchemeGene,
     SkipGene,
@@ -112,6 +113,8 @@ def allele_label(gene: Gene, allele: int) -> str:
             return "dense" if allele == 0 else f"keeps {share}"
         case RangeGene():
             return gene.rules[allele]
+        case MaskGene():
+            return "keep" if allele else "drop"
         case SkipGene():
             return "skip" if allele else "keep"
         case _:

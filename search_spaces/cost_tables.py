@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from search_spaces.costs import costs
-from search_spaces.genes import CriterionGene, Gene, SkipGene, WidthGene
+from search_spaces.genes import CriterionGene, Gene, MaskGene, SkipGene, WidthGene
 from search_spaces.network import Axis, Block, Layer, Network, Vector
 from search_spaces.phenotype import Phenotypes, full
 from search_spaces.space import CompressionSpace
@@ -45,11 +45,37 @@ class CostTables:
 
     def costs(self, codes: np.ndarray) -> dict[str, np.ndarray]:
         """The measures of `search_spaces.costs.costs`, each float64 (N,), without the peak of activations."""
+        if self._masks:
+            return self._of_counts.costs(self._counts(codes))
         total = summed(self._tables, codes, len(self._measures)) + self._fixed
         for part in self._large:
             sub = self._sub_space(part)
             total += _stacked(sub.network, sub.phenotypes(codes[:, sorted(part.genes)]))
         return {name: total[:, i].copy() for i, name in enumerate(self._measures)}
+
+    @cached_property
+    def _masks(self) -> dict[str, list[int]]:
+        """Mask genes by channel group."""
+        found: dict[str, list[int]] = {}
+        for at, gene in enumerate(self.space.genes):
+            if isinstance(gene, MaskGene):
+                found.setdefault(gene.group, []).append(at)
+        return found
+
+    @cached_property
+    def _others(self) -> list[int]:
+        return [at for at, gene in enumerate(self.space.genes) if not isinstance(gene, MaskGene)]
+
+    @cached_property
+    def _of_counts(self) -> CostTables:
+        """Tables of the space in which a group has one gene, its number of channels, instead of a bit for each of them."""
+        network = self.space.network
+        widths = (WidthGene(name, tuple(range(network.group(name).size + 1))) for name in self._masks)
+        return CostTables(CompressionSpace(network, (*(self.space.genes[at] for at in self._others), *widths)))
+
+    def _counts(self, codes: np.ndarray) -> np.ndarray:
+        counts = [codes[:, units].sum(axis=1) for units in self._masks.values()]
+        return np.column_stack([codes[:, self._others], *counts])
 
     @cached_property
     def _measures(self) -> tuple[str, ...]:
@@ -122,7 +148,7 @@ def _touching(space: CompressionSpace, name: str, axes: Sequence[Axis]) -> froze
 
 def _concerns(gene: Gene, name: str, groups: Collection[str], blocks: Collection[str]) -> bool:
     match gene:
-        case WidthGene():
+        case WidthGene() | MaskGene():
             return gene.group in groups
         case CriterionGene():
             return False

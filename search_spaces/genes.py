@@ -175,8 +175,25 @@ class SkipGene:
         return 2
 
 
+@dataclass(frozen=True)
+class MaskGene:
+    """Whether one unit of a channel group is kept (allele 1): one bit of a binary channel code."""
+
+    group: str
+    unit: int
+    ordinal: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"mask:{self.group}:{self.unit}"
+
+    @property
+    def cardinality(self) -> int:
+        return 2
+
+
 LayerGene = WeightBitsGene | ActivationBitsGene | SchemeGene | RangeGene | FactorGene | SparsityGene
-Gene = WidthGene | CriterionGene | LayerGene | SkipGene
+Gene = WidthGene | CriterionGene | MaskGene | LayerGene | SkipGene
 
 
 def full_allele(gene: Gene) -> int:

@@ -16,6 +16,7 @@ from search_spaces.genes import (
     FactorGene,
     FactorOption,
     Gene,
+    MaskGene,
     RangeGene,
     SchemeGene,
     SkipGene,
@@ -38,11 +39,13 @@ class SpaceOptions:
     """What may be chosen. Empty tuples switch a decision off; `keep` are name patterns (as in shells) that stay untouched.
 
     codebooks x groups x roundings are the schemes of quantised weights, ranges the rules for the limits of quantised activations
-    (names in `search_spaces.codebooks`).
+    (names in `search_spaces.codebooks`). With channel_codes every unit of a channel group has a bit of its own, instead of widths
+    by criteria.
     """
 
     widths: tuple[float, ...] = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
     multiple: int = 4
+    channel_codes: bool = False
     criteria: tuple[str, ...] = ("fisher",)
     weight_bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 32)
     activation_bits: tuple[int, ...] = (8, 32)
@@ -100,7 +103,11 @@ def legal_widths(size: int, shares: Iterable[float], multiple: int) -> tuple[int
 
 
 def _group_genes(group: ChannelGroup, options: SpaceOptions) -> list[Gene]:
-    if not options.widths or _kept(group.producers, options.keep):
+    if _kept(group.producers, options.keep):
+        return []
+    if options.channel_codes:
+        return [MaskGene(group.name, unit) for unit in range(group.size)]
+    if not options.widths:
         return []
     kept = legal_widths(group.size, options.widths, math.ceil(options.multiple / group.unit))
     return [WidthGene(group.name, kept, options.compensate), CriterionGene(group.name, options.criteria)]

@@ -17,6 +17,7 @@ from search_spaces.genes import (
     CriterionGene,
     FactorGene,
     Gene,
+    MaskGene,
     RangeGene,
     SchemeGene,
     SkipGene,
@@ -28,11 +29,12 @@ from search_spaces.genes import (
 from search_spaces.genome import Genome
 from search_spaces.network import Network
 from search_spaces.phenotype import Phenotypes, full
-from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Skip, Sparse, Width
+from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Mask, Skip, Sparse, Width
 from search_spaces.ranks import FactorChoice
 from search_spaces.schemes import SchemeChoice
 
-REMEMBERED = 200_000  # repaired genomes kept, a few hundred bytes each
+REMEMBERED = 20_000_000  # alleles of repaired genomes kept, a few bytes each
+FEWEST_KEPT = 0.1  # least share of channels that a random binary code keeps on average
 LEVELS = (1.0, 0.75, 0.5, 0.25)  # anchors: shares of the way from the most to the least compressed allele
 
 
@@ -68,8 +70,12 @@ class CompressionSpace:
         """Each individual draws its own level per kind of gene, so that a population covers all compression rates."""
         levels: dict[type, float] = {kind: rng.uniform() for kind in (WidthGene, WeightBitsGene, ActivationBitsGene)}
         shares: dict[type, float] = {FactorGene: rng.uniform(0, 0.5), SkipGene: rng.uniform(0, 0.3)}
+        kept = rng.uniform(FEWEST_KEPT, 1.0) if self._masks else 1.0
         codes = []
         for gene in self.genes:
+            if isinstance(gene, MaskGene):
+                codes.append(int(rng.uniform() < kept))
+                continue
             if type(gene) in levels:
                 at = levels[type(gene)] * (gene.cardinality - 1) + rng.normal(0, 0.15 * gene.cardinality)
                 codes.append(int(np.clip(round(at), 0, gene.cardinality - 1)))
@@ -102,10 +108,13 @@ class CompressionSpace:
                 )
 
     def repair(self, genome: Sequence[int]) -> Genome:
-        """Clip codes into range; reset idle genes: inside skipped blocks, factors that save nothing or repeat another."""
+        """Clip codes into range; reset idle genes: inside skipped blocks, factors that save nothing or repeat another.
+
+        A binary code that keeps no unit of a group keeps its first.
+        """
         asked = tuple(int(code) for code in genome)
         if asked not in self._repaired:
-            if len(self._repaired) >= REMEMBERED:
+            if len(self._repaired) * len(asked) >= REMEMBERED:
                 self._repaired.clear()
             self._repaired[asked] = self._repair(np.array(asked, dtype=np.int64))
         return self._repaired[asked]
@@ -116,6 +125,9 @@ class CompressionSpace:
         for at, gene in enumerate(self.genes):
             if self._inside(gene, gone):
                 codes[at] = self._full[at]
+        for units in self._masks.values():
+            if not codes[units].any():
+                codes[units[0]] = 1
         kept = self._without_factors(codes[None, :])
         for at, choice in self._factors.items():
             codes[at] = choice.canonical(kept, codes[at : at + 1])[0]
@@ -135,7 +147,7 @@ class CompressionSpace:
     def _inside(self, gene: Gene, gone: frozenset[str]) -> bool:
         if not gone or isinstance(gene, SkipGene):
             return False
-        if isinstance(gene, WidthGene | CriterionGene):
+        if isinstance(gene, WidthGene | CriterionGene | MaskGene):
             group = self.network.group(gene.group)
             return set(group.producers) <= gone and set(group.consumers) <= gone
         return gene.layer in gone
@@ -153,6 +165,8 @@ class CompressionSpace:
         result = full(self.network, len(codes))
         for at, field, column, values in self._lookups:
             getattr(result, field)[:, column] = values[codes[:, at]]
+        for name, units in self._masks.items():
+            result.kept[:, self.network.columns[name]] = codes[:, units].sum(axis=1)
         for at, (bits, column, schemes) in self._schemes.items():
             meaning = schemes.meaning(codes[:, bits], codes[:, at])
             result.codebook[:, column], result.group[:, column] = meaning
@@ -224,6 +238,15 @@ class CompressionSpace:
         return found
 
     @cached_property
+    def _masks(self) -> dict[str, np.ndarray]:
+        """Channel group -> its mask genes, by unit."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for at, gene in enumerate(self.genes):
+            if isinstance(gene, MaskGene):
+                found.setdefault(gene.group, []).append((gene.unit, at))
+        return {group: np.array([at for _, at in sorted(units)]) for group, units in found.items()}
+
+    @cached_property
     def _repaired(self) -> dict[Genome, Genome]:
         return {}
 
@@ -243,7 +266,12 @@ class CompressionSpace:
             widths=tuple(
                 Width(group.name, int(one.kept[0, i]), criteria[group.name], group.name in self._compensated)
                 for i, group in enumerate(self.network.groups)
-                if one.kept[0, i] < group.size
+                if one.kept[0, i] < group.size and group.name not in self._masks
+            ),
+            masks=tuple(
+                Mask(group, tuple(int(unit) for unit in np.flatnonzero(np.array(genome)[units])))
+                for group, units in self._masks.items()
+                if not np.array(genome)[units].all()
             ),
             skips=tuple(Skip(block.name) for i, block in enumerate(self.network.blocks) if one.skipped[0, i]),
             factors=tuple(

@@ -34,8 +34,9 @@ class Table:
 
 def combinations(sizes: Sequence[int]) -> np.ndarray:
     """Every combination of alleles, int64 (product of sizes, genes), the last gene varying fastest."""
-    found: np.ndarray = np.indices(tuple(sizes), dtype=np.int64).reshape(len(sizes), -1).T
-    return found
+    radix = np.array(sizes, dtype=np.int64)
+    strides = np.array([prod(sizes[i + 1 :]) for i in range(len(sizes))], dtype=np.int64)
+    return np.asarray(np.arange(prod(sizes))[:, None] // strides % radix, dtype=np.int64)
 
 
 def tabulate(genes: tuple[int, ...], cardinalities: Sequence[int], worth: Callable[[np.ndarray], np.ndarray]) -> Table:

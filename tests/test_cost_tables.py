@@ -8,8 +8,14 @@ from search_spaces import cost_tables
 from search_spaces.cost_tables import CostTables
 from search_spaces.costs import costs
 from search_spaces.options import SpaceOptions, build_space
+from search_spaces.tables import combinations
 
 OPTIONS = SpaceOptions(criteria=("l1", "fisher"), activation_bits=(4, 8, 32))
+
+
+def test_combinations_count_like_an_odometer() -> None:
+    assert combinations((2, 3)).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    assert combinations((1,) * 100).tolist() == [[0] * 100], "genes without a choice do not count"
 
 
 def check(name: str) -> CostTables:
