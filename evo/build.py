@@ -177,7 +177,7 @@ def _check_reachable(constraint: Constraint, space: CompressionSpace, tables: Lo
     if least > constraint.upper:
         raise ValueError(
             f"some genome must meet every constraint, but got {constraint.measure}<={constraint.upper:g} where the smallest "
-            f"reachable is {least:g}; raise the limit or allow more compression in space"
+            f"reachable is {least:g}; raise the limit or allow more compression in space (evo doctor shows what each layer holds)"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -105,7 +105,7 @@ def parallel_figure(points: Sequence[FrontPoint]) -> Any:
 def front_png(
     points: Sequence[FrontPoint],
     baseline: Mapping[str, float],
-    path: str,
+    path: str | IO[bytes],
     title: str = "Pareto front",
     marks: Marks = NO_MARKS,
 ) -> None:
@@ -125,7 +125,7 @@ def front_png(
     for ax in axes[len(pairs) :]:
         ax.remove()
     axes[0].legend(loc="best", fontsize="small")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, format="png")
 
 
 def history_png(evaluations: Sequence[float], hypervolume: Sequence[float], path: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -107,11 +106,9 @@ class Result:
         ]
 
     def _repr_html_(self) -> str:
-        from rich.console import Console
+        from evo.notebook import result_html
 
-        console = Console(record=True, width=140, file=io.StringIO())
-        console.print(self)
-        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+        return result_html(self)
 
     def __rich__(self) -> Group:
         from evo.summary import shown_front
@@ -125,6 +122,11 @@ class Choice:
 
     result: Result
     point: FrontPoint
+
+    def _repr_html_(self) -> str:
+        from evo.notebook import point_html
+
+        return point_html(self.point, self.result)
 
     def export(self, out: str | Path, format: str | None = None) -> Path:
         """Write the model: `format` is "pytorch", "torch-export" or "onnx"; by default that of the file's ending."""

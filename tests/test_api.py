@@ -81,7 +81,7 @@ def test_a_result_shows_itself(result: Result) -> None:
     text, page = console.export_text(), result._repr_html_()
     for point in result.useful:
         assert point.candidate_id in text and point.candidate_id in page
-    assert "baseline" in text and page.startswith("<pre>")
+    assert "baseline" in text and page.startswith("<p>")
     assert len(repr(result)) > 0
 
 
