@@ -13,11 +13,13 @@ from evaluators.channels import Size, Trace
 from evaluators.grouping import Grouping, float_buffers
 from evaluators.labels import along
 from evaluators.layers import Example, as_arguments
-from evaluators.probe import probe
+from evaluators.probe import Found, probe
 from evaluators.recording import ModuleCall, Recording
 from evaluators.replaceable import unreplaceable_layers, unskippable_blocks
 from evaluators.trace import record
 from search_spaces.network import Activation, Block, Dense, Layer, Network, Product, Step, Vector
+
+NEARLY_ALL = 0.9  # of the channels that labels leave free
 
 
 def trace(model: nn.Module, example: Example) -> Trace:
@@ -39,21 +41,30 @@ def trace(model: nn.Module, example: Example) -> Trace:
         raise ValueError(
             "the model must return a tensor, or tensors in tuples, lists or dicts, but got none; return the logits"
         )
-    found, refused = _probed(model, recording, example)
-    if refused:
-        evenly, _ = _probed(model, record(model, example, even=refused), example)
-        found = max(found, evenly, key=_cuttable)
-    return _with_fixed(found, model, example)
+    return _with_fixed(_safe(model, recording, example), model, example)
 
 
-def _probed(model: nn.Module, recording: Recording, example: Example) -> tuple[Trace, frozenset[str]]:
-    """What can be cut safely, and the modules that see channels for which that failed."""
-    first = _described(model, recording, {}, ())
-    found = probe(model, first, example)
-    if not found.refused and not found.sizes:
-        return first, frozenset()
-    modules = frozenset(module for name in found.refused for module in first.touched[name])
-    return _described(model, recording, found.refused, found.sizes), modules
+def _safe(model: nn.Module, recording: Recording, example: Example) -> Trace:
+    """What can be cut safely. Where not all groups can, channels that are split by their number are also tried cut evenly: first
+    everywhere, which settles most networks at once, then only where cutting failed."""
+    described = _described(model, recording, {}, ())
+    found = probe(model, described, example, narrow=False)
+    if found is not None:
+        return _described(model, recording, {}, found.sizes) if found.sizes else described
+    evenly = _cut_evenly(model, example, frozenset(name for name, _ in model.named_modules()), narrow=False)
+    if evenly is not None and _cuttable(evenly) >= NEARLY_ALL * _cuttable(described):
+        return evenly
+    found = probe(model, described, example) or Found()
+    plain = _described(model, recording, found.refused, found.sizes)
+    refused = frozenset(module for name in found.refused for module in described.touched[name])
+    evenly = _cut_evenly(model, example, refused, narrow=True)
+    return plain if evenly is None else max(plain, evenly, key=_cuttable)
+
+
+def _cut_evenly(model: nn.Module, example: Example, modules: frozenset[str], narrow: bool) -> Trace | None:
+    recording = record(model, example, even=modules)
+    found = probe(model, _described(model, recording, {}, ()), example, narrow)
+    return None if found is None else _described(model, recording, found.refused, found.sizes)
 
 
 def _with_fixed(trace: Trace, model: nn.Module, example: Example) -> Trace:

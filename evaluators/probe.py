@@ -37,8 +37,9 @@ class Found:
 
 
 @torch.no_grad()
-def probe(model: nn.Module, trace: Trace, example: Example) -> Found:
-    """Cut all groups together; if that fails, also restate attributes; if that fails, narrow it down to the groups at fault."""
+def probe(model: nn.Module, trace: Trace, example: Example, narrow: bool = True) -> Found | None:
+    """Cut all groups together; if that fails, also restate attributes; if that fails, narrow it down to the groups at fault, or
+    return None without `narrow`."""
     names = [g.name for g in trace.network.groups]
     if not names:
         return Found()
@@ -49,7 +50,7 @@ def probe(model: nn.Module, trace: Trace, example: Example) -> Found:
     everything = _distinct(size for sizes in choices.values() for size in sizes)
     if everything and not bench.fault(names, everything):
         return Found(sizes=_needed(bench, names, everything))
-    return _narrowed(bench, names, choices)
+    return _narrowed(bench, names, choices) if narrow else None
 
 
 def _needed(bench: _Bench, names: list[str], sizes: tuple[Size, ...]) -> tuple[Size, ...]:

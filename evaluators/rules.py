@@ -8,54 +8,13 @@ others, because the statistics of all of them enter each. Whatever no rule cover
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from evaluators.call import Call, varying
 from evaluators.labels import NONE, Units, held, lean, nothing
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operation as it ran. labels: those of its tensor arguments in order; None for tensors without. even: parts into which
-    channels are split by their number must be cut alike.
-
-    rerun runs it on labels instead of activations; `bind` tells that elements of a constant met these labels.
-    """
-
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    inputs: Sequence[Tensor]
-    labels: Sequence[Tensor | None]
-    outputs: Sequence[Tensor]
-    rerun: Callable[[], Any]
-    even: bool
-    bind: Callable[[Tensor, Tensor], None]
-
-    @property
-    def name(self) -> str:
-        return str(self.func._schema.name.split("::")[-1])
-
-    @property
-    def output(self) -> Tensor:
-        return self.outputs[0]
-
-    @property
-    def first(self) -> Tensor:
-        """Labels of the first operand that has any."""
-        return next(item for item in self.labels if item is not None)
-
-    def argument(self, name: str) -> Any:
-        """An argument by the name that the operator's schema gives it, its default where it was left out."""
-        for position, declared in enumerate(self.func._schema.arguments):
-            if declared.name == name:
-                default = declared.default_value if declared.has_default_value() else None
-                return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
-        return None
-
+from evaluators.products import attention, product
 
 SPLITS = ("split", "split_with_sizes", "chunk", "unbind")
 
@@ -124,19 +83,14 @@ def pointwise(call: Call, units: Units) -> Tensor:
     result = lean(result)
     known = {id(tensor) for tensor, _ in cuttable}
     for tensor in call.inputs:
-        if id(tensor) not in known and tensor.numel() > 1 and held(result, _varying(tensor, len(shape))) is None:
+        if id(tensor) not in known and tensor.numel() > 1 and held(result, varying(tensor, len(shape))) is None:
             call.bind(tensor, result)
     return result
 
 
 def _repeated(tensor: Tensor, result: Tensor) -> list[int]:
     """Dimensions of the broadcast result along which an operand has one element only."""
-    return [d for d in range(result.dim()) if d not in _varying(tensor, result.dim()) and result.shape[d] > 1]
-
-
-def _varying(tensor: Tensor, dims: int) -> list[int]:
-    """Dimensions of the broadcast result along which an operand has more than one element."""
-    return [dims - tensor.dim() + i for i, size in enumerate(tensor.shape) if size > 1]
+    return [d for d in range(result.dim()) if d not in varying(tensor, result.dim()) and result.shape[d] > 1]
 
 
 def mixing_places(call: Call, units: Units) -> Tensor | None:
@@ -211,62 +165,6 @@ def unfolded(call: Call, units: Units) -> Tensor | None:
     return line[..., 0].repeat_interleave(area, dim=-2).expand(call.output.shape)
 
 
-def product(call: Call, units: Units) -> Tensor | None:
-    """Matrix products (..., i, k) x (..., k, j) of two activations, or of one with a constant.
-
-    Where batch entries carry different units (attention heads), each entry is one unit and is cut whole. Otherwise nothing of the
-    contracted dimension can be cut, and the result keeps the labels of its columns, or else of its rows.
-    """
-    left, right = call.labels[-2:]
-    if left is not None and right is not None and not (_alike(left, units) and _alike(right, units)):
-        return _headwise(call, units, left, right)
-    rows, columns = _outside(left, -1, call, units), _outside(right, -2, call, units)
-    if columns is not None and (rows is None or bool((columns != NONE).any())):
-        if rows is not None:
-            units.pin(rows, "meets other channels in a matrix product")
-        return columns
-    return rows
-
-
-def _outside(labels: Tensor | None, contracted: int, call: Call, units: Units) -> Tensor | None:
-    """Labels along the dimension of an operand that a product does not contract."""
-    if labels is None:
-        return None
-    lead = held(labels, (contracted,))
-    if lead is None:
-        units.pin(labels, "is contracted by a matrix product")
-        return nothing(call.output)
-    return lead.expand(call.output.shape)
-
-
-def attention(call: Call, units: Units) -> Tensor | None:
-    """softmax(q k^T) v of (N, heads, places, d): whole heads are cut; channels of a single head stay."""
-    query, key, value = call.labels[:3]
-    if query is None or key is None or value is None or _alike(query.flatten(0, -3), units):
-        return None
-    out = _headwise(call, units, query, key, value)
-    mask = call.argument("attn_mask")
-    if out is not None and mask is not None and mask.numel() > 1:
-        met = out[..., :1].expand(*out.shape[:-1], key.shape[-2])
-        if held(met, _varying(mask, met.dim())) is None:
-            call.bind(mask, met)
-    return out
-
-
-def _alike(labels: Tensor, units: Units) -> bool:
-    """Whether all batch entries of (..., i, k) carry the same units."""
-    return held(units.roots(labels), range(labels.dim() - 2)) is not None
-
-
-def _headwise(call: Call, units: Units, *operands: Tensor) -> Tensor | None:
-    if len({labels.shape[:-2] for labels in operands}) > 1:
-        return None
-    leads = [units.couple(labels, (-2, -1), "a matrix product") for labels in operands]
-    for lead in leads[1:]:
-        units.join(leads[0], lead, "meets channels that cannot be cut in a matrix product")
-    return lean(leads[0].expand(call.output.shape))
-
-
 def convolved(call: Call, units: Units) -> None:
     """A convolution or product outside a layer that a plan can speak of."""
     for labels in call.labels:
@@ -301,6 +199,7 @@ RULES: dict[str, Rule] = {
     **_each(mixed_along, "_softmax softmax _safe_softmax _log_softmax log_softmax cumsum"),
     **_each(layer_norm, "native_layer_norm layer_norm"),
     **_each(product, "bmm mm addmm"),
+    **_each(convolved, "convolution _convolution linear"),
     **_each(
         attention,
         "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention "

@@ -6,10 +6,7 @@ takes. Groups come from `evaluators.rules`; nothing is guessed from names.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,12 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.flop_counter import flop_registry
 
+from evaluators.call import Call
 from evaluators.constants import Constants
 from evaluators.labels import Units, along, lean, nothing, spread
 from evaluators.layers import Example, as_arguments, is_plain, kind_of
 from evaluators.modes import forget_cached, in_eval_mode, without_fused_attention
-from evaluators.recording import LayerCall, ModuleCall, Op, ProductCall, Recording
-from evaluators.rules import Call, pass_labels
+from evaluators.recording import LayerCall, Op, ProductCall, Recording
+from evaluators.rules import pass_labels
+from evaluators.submodules import submodule_calls
 
 CREATIONS = (
     "arange",
@@ -245,44 +244,6 @@ def _out_labels(units: Units, line: Tensor, outputs: int, groups: int) -> Tensor
     return fresh
 
 
-@contextmanager
-def _module_hooks(model: nn.Module, tracer: _Tracer) -> Iterator[None]:
-    """Record every submodule call, for residual blocks and for telling which operation belongs to which block."""
-    handles: list[Any] = []
-    starts: dict[str, list[tuple[int, Tensor | None, int | None, bool]]] = defaultdict(list)
-
-    def before(name: str, args: Any, kwargs: Any) -> None:
-        x = args[0] if args and isinstance(args[0], Tensor) else None
-        labels = None if x is None else tracer.labels_of(x)
-        alone = len(args) == 1 and all(value is None or value is False for value in kwargs.values())
-        # An in-place operation at the end of the block before may still be under way: labels are values, so keep a copy.
-        activation = None if x is None else tracer.activation_of(x)
-        starts[name].append((len(tracer.recording.ops), labels, activation, alone))
-        tracer.stack.append(name)
-
-    def after(name: str, output: Any) -> None:
-        tracer.stack.pop()
-        first, in_labels, activation, alone = starts[name].pop()
-        if not isinstance(output, Tensor) or in_labels is None or activation is None:
-            return
-        out_labels, out = tracer.labels_of(output), tracer.activation_of(output)
-        if out_labels is not None and out is not None and out_labels.shape == in_labels.shape:
-            last = len(tracer.recording.ops)
-            tracer.recording.modules.append(
-                ModuleCall(name, activation, out, in_labels, out_labels, first, last, alone)
-            )
-
-    for name, module in model.named_modules():
-        if name:
-            handles.append(module.register_forward_pre_hook(lambda m, a, k, n=name: before(n, a, k), with_kwargs=True))
-            handles.append(module.register_forward_hook(lambda m, a, o, n=name: after(n, o)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def record(model: nn.Module, example: Example, even: AbstractSet[str] = frozenset()) -> Recording:
     """Run the model once in eval mode on one sample (1, ...) and return what was seen; the model is left as it was.
 
@@ -292,7 +253,7 @@ def record(model: nn.Module, example: Example, even: AbstractSet[str] = frozense
     tracer = _Tracer(model, even)
     for tensor in tree_flatten(as_arguments(example))[0]:
         tracer.start(tensor)
-    with in_eval_mode(model), torch.no_grad(), without_fused_attention(), _module_hooks(model, tracer), tracer:
+    with in_eval_mode(model), torch.no_grad(), without_fused_attention(), submodule_calls(model, tracer), tracer:
         output = model(*as_arguments(example))
     final = [t for t in tree_flatten(output)[0] if isinstance(t, Tensor)]
     for tensor in final:
