@@ -89,7 +89,7 @@ def fronts_figure(found: Comparison) -> Any:
         yaxis_title=pairs[0][1],
         margin={"t": 60, "r": 30},
         updatemenus=[{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}],
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+        legend={"orientation": "h", "x": 0, "y": -0.14},
     )
     return figure
 

@@ -78,7 +78,7 @@ def front_figure(points: Sequence[FrontPoint], baseline: Mapping[str, float], ma
         hovermode="closest",
         xaxis={"title": {"text": pairs[0][0]}},
         yaxis={"title": {"text": pairs[0][1]}},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+        legend={"orientation": "h", "x": 0, "y": -0.14},
         margin={"t": 60, "r": 40},
         updatemenus=[_pair_menu(points, baseline, pairs, marks), _scale_menu()],
     )
@@ -264,7 +264,7 @@ def _scale_menu() -> dict[str, Any]:
         {"label": f"{scale} x axis", "method": "relayout", "args": [{"xaxis.type": scale, "xaxis.autorange": True}]}
         for scale in ("linear", "log")
     ]
-    return {"buttons": buttons, "x": 0.28, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "showactive": True}
+    return {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom", "showactive": True}
 
 
 def _draw_pair(
