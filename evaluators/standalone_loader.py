@@ -91,9 +91,8 @@ def load(folder: str | Path = Path(__file__).parent) -> torch.nn.Module:
     for name, value in program.state_dict.items():
         if name not in state and value.is_floating_point() and not name.endswith((".low", ".high")):
             raise KeyError(f"weights.safetensors must hold {name}; the file is not the one written with graph.pt2")
-        filled = torch.empty_strided(
-            value.shape, value.stride(), dtype=value.dtype
-        )  # another layout would round otherwise
+        # The layout in memory is kept too: sums in another order can move a rounded activation by a whole step.
+        filled = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
         filled.copy_(state.get(name, torch.zeros(value.shape)))
         is_parameter = isinstance(value, torch.nn.Parameter)
         program.state_dict[name] = torch.nn.Parameter(filled, requires_grad=False) if is_parameter else filled
