@@ -40,6 +40,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_config(folder / "search.yaml", values)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
+    for name in ("my_nets", "my_parts"):  # another test may have imported modules of these names
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return folder
 
 

@@ -53,7 +53,8 @@ def test_what_cannot_be_imported_says_so_in_one_sentence(name):
 
 def test_measures_say_their_unit():
     assert all(
-        text.rstrip().endswith((", count", ", bytes", ", nats per sample", ", 0 to 1")) for text in MEASURES.values()
+        text.rstrip().endswith((", count", ", bytes", ", nats per sample", ", 0 to 1", ", milliseconds"))
+        for text in MEASURES.values()
     )
 
 
