@@ -28,7 +28,14 @@ def space_from_json(text: str) -> CompressionSpace:
         written = raw["digest"]
         network = TypeAdapter(Network).validate_python(raw["network"])
         genes = tuple(TypeAdapter(KINDS[kind]).validate_python(fields) for kind, fields in raw["genes"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise ValueError(
+            f"{SPACE_FILE} must hold a search space as this version writes it, but got {error.title}.{place}={fault['input']!r}; "
+            "open the run with the version that wrote it, or restore the file from a copy"
+        ) from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{SPACE_FILE} must hold a search space, but got {error!r}; restore it from a copy") from error
     space = CompressionSpace(network, genes)
     if space.digest != written:

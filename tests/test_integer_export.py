@@ -14,9 +14,11 @@ from nets import known, named
 from torch import Tensor, nn
 
 from evaluators.compose import compose, recalibrate
+from evaluators.export import onnx_file
 from evaluators.export.folding import plain
 from evaluators.export.integer_graph import FOUR_BIT_KERNEL, INTEGER, integer_graph
-from evaluators.export.onnx_file import graph_of, quick_graph_of
+from evaluators.export.onnx_file import graph_of, quick_graph_of, write_onnx
+from evaluators.export.subject import Subject, difference
 from evaluators.quantise import ActivationQuantiser, QuantisedLayer, bake
 from search_spaces.plan import Bits, CompressionPlan
 
@@ -98,6 +100,23 @@ def test_a_residual_network_stays_on_integer_kernels(weight: int, activation: in
     kernels = operators_run(model, tmp_path)
     assert set(runs.values()) == {INTEGER}
     assert kernels["Conv"] == 0 and kernels["QLinearConv"] == 7 and kernels["QLinearAdd"] == 3, kernels
+
+
+def test_sums_of_branches_stay_float_where_rounding_them_would_move_the_outputs_too_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = quantised(8, 8)
+    subject = Subject(module, bake(copy.deepcopy(module)), IMAGES, (IMAGES,))
+    expected = subject.baked(IMAGES).detach()
+    rounded = write_onnx(subject, tmp_path, "rounded.onnx")
+    monkeypatch.setattr(onnx_file, "TOLERANCE_ROUNDED", difference(rounded.outputs, expected) / 2)
+    exact = write_onnx(subject, tmp_path, "exact.onnx")
+    assert difference(exact.outputs, expected) < difference(rounded.outputs, expected)
+    assert (rounded.notes["sums_of_branches"], exact.notes["sums_of_branches"]) == (
+        "8 bits where all branches are",
+        "float32",
+    )
+    assert INTEGER in rounded.notes["layers"].values() and INTEGER not in exact.notes["layers"].values()
 
 
 def test_folding_leaves_a_norm_whose_layer_is_read_elsewhere() -> None:

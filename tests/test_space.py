@@ -194,6 +194,8 @@ def test_a_space_survives_json() -> None:
         space_from_json(space_to_json(SPACE).replace('"kept": [4, 8, 12, 16]', '"kept": [4, 8, 12, 15]', 1))
     with pytest.raises(ValueError, match="must hold a search space"):
         space_from_json(space_to_json(SPACE)[:-40])
+    with pytest.raises(ValueError, match="open the run with the version that wrote it"):
+        space_from_json(space_to_json(SPACE).replace('"kept": [', '"keeps": [', 1))
 
 
 @given(st.integers(1, 300), st.lists(st.floats(0.01, 1.0), min_size=1), st.integers(1, 32))

@@ -29,8 +29,9 @@ INVENTED_RANGE = (-4.0, 4.0)
 BLOCK = 32  # inputs that share a scale in ONNX Runtime's 4-bit kernel; here all blocks of an output have the same
 FOUR_BITS = 4
 
-INTEGER, FOUR_BIT_KERNEL, WEIGHTS_ONLY, INPUTS_ONLY, FLOAT = (
+INTEGER, PARTLY_INTEGER, FOUR_BIT_KERNEL, WEIGHTS_ONLY, INPUTS_ONLY, FLOAT = (
     "8-bit integer kernel",
+    "8-bit integer kernel where the next operation rounds its input, else computed in float32",
     "4-bit weight kernel where the runtime has one, else computed in float32",
     "weights stored as integers, computed in float32",
     "inputs rounded, computed in float32",
@@ -51,7 +52,7 @@ def integer_graph(
     for site in editor.sites(layers):
         runs[site.layer.name] = editor.quantise(site)
     if calibration is None:
-        return editor.graph.model(), runs
+        return editor.graph.model(), {name: PARTLY_INTEGER if run == INTEGER else run for name, run in runs.items()}
     values = [node.output[0] for node in editor.graph.nodes if node.op_type in (*RESULTS, *ACTIVATIONS)]
     ranges = _observed(editor.graph.model(values), values, calibration)
     for node in editor.graph.sorted():

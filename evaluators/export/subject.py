@@ -9,6 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+# Mean difference of logits between the searched network and its export, relative to their spread. Other kernels add in another
+# order; where activations are rounded, a last-bit difference can move an activation by a whole step.
+TOLERANCE = 1e-4
+TOLERANCE_ROUNDED = 5e-2
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -30,6 +35,11 @@ class Written:
 
     outputs: Tensor
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def difference(outputs: Tensor, expected: Tensor) -> float:
+    """Mean absolute difference of outputs, relative to their spread."""
+    return float((outputs - expected).abs().mean() / expected.std().clamp_min(1e-9))
 
 
 Writer = Callable[[Subject, Path, str], Written]  # writes into a folder, for single files under this name

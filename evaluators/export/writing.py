@@ -15,14 +15,10 @@ from torch import Tensor, nn
 
 from evaluators.export.onnx_file import write_onnx
 from evaluators.export.program import write_packed, write_program
-from evaluators.export.subject import Subject, Writer, Written
+from evaluators.export.subject import TOLERANCE, TOLERANCE_ROUNDED, Subject, Writer, Written, difference
 from evaluators.quantise import activation_quantisers, bake
 from search_spaces.plan import CompressionPlan
 
-# Mean difference of logits between the searched network and its export, relative to their spread. Other kernels add in another
-# order; where activations are rounded, a last-bit difference can move an activation by a whole step.
-TOLERANCE = 1e-4
-TOLERANCE_ROUNDED = 5e-2
 CARD = "card.json"
 FORMATS: dict[str, Writer] = {"pytorch": write_packed, "torch-export": write_program, "onnx": write_onnx}
 FORMATS_BY_ENDING = {".pt2": "torch-export", ".onnx": "onnx"}
@@ -85,14 +81,14 @@ def _written(subject: Subject, folder: Path, format: str, name: str) -> dict[str
     with torch.no_grad():
         expected = subject.baked(subject.images)
     written = _loaded_again(subject, folder, format, name)
-    difference = float((written.outputs - expected).abs().mean() / expected.std().clamp_min(1e-9))
+    found = difference(written.outputs, expected)
     tolerance = TOLERANCE_ROUNDED if activation_quantisers(subject.baked) else TOLERANCE
-    if not difference <= tolerance:
+    if not found <= tolerance:
         raise ValueError(
-            f"an export must give the network's outputs to {tolerance:g}, but got a mean difference of {difference:.2g} of their "
+            f"an export must give the network's outputs to {tolerance:g}, but got a mean difference of {found:.2g} of their "
             "spread; use another format"
         )
-    return {"mean_relative_output_difference": difference, "tolerance": tolerance, **written.notes}
+    return {"mean_relative_output_difference": found, "tolerance": tolerance, **written.notes}
 
 
 def _loaded_again(subject: Subject, folder: Path, format: str, name: str) -> Written:
