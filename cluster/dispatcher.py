@@ -7,6 +7,7 @@ what it was at, which is retried elsewhere; an error of the plan itself is repor
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 
 from cluster.messages import (
     Assign,
@@ -30,6 +31,12 @@ from evo.candidates import Outcome, Request, Status
 BATCH_S = 0.02  # requests that together take less than this travel together
 MAX_BATCH = 256
 FORGETTING = 0.95
+
+
+def all_at_once(requests: Sequence[Request]) -> Callable[[int], Sequence[Request]]:
+    """A source of work that gives everything when first asked, and then nothing."""
+    given = iter((tuple(requests),))
+    return lambda free: next(given, ())
 
 
 class Dispatcher:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.dispatcher import Dispatcher
+from cluster.dispatcher import Dispatcher, all_at_once
 from cluster.messages import (
     Assign,
     Event,
@@ -77,13 +77,7 @@ class RayBackend:
         self._told_slow: set[str] = set()
 
     def evaluate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
-        waiting = list(requests)
-
-        def all_at_once(_: int) -> Sequence[Request]:
-            given, waiting[:] = tuple(waiting), ()
-            return given
-
-        return self.stream(all_at_once)
+        return self.stream(all_at_once(requests))
 
     def stream(self, more: Callable[[int], Sequence[Request]]) -> Iterator[Outcome]:
         new = more(self._workers)

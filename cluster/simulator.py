@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cluster.dispatcher import Dispatcher
+from cluster.dispatcher import Dispatcher, all_at_once
 from cluster.messages import (
     Assign,
     Event,
@@ -68,13 +68,7 @@ class SimulatedBackend:
         self.since, self.useful_s, self.driver_s, self.losses = self.now, 0.0, 0.0, 0
 
     def evaluate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
-        waiting = list(requests)
-
-        def all_at_once(_: int) -> Sequence[Request]:
-            given, waiting[:] = tuple(waiting), ()
-            return given
-
-        return self.stream(all_at_once)
+        return self.stream(all_at_once(requests))
 
     def stream(self, more: Callable[[int], Sequence[Request]]) -> Iterator[Outcome]:
         dispatcher = Dispatcher(self.workers)

@@ -40,7 +40,8 @@ def export(
     pytorch: a folder with the packed weights (as large as `size_bytes` says), a weightless program and a short loader that
     needs only torch, numpy and safetensors. torch-export: model.pt2. onnx: model.onnx, opset 21, quantised layers as integers
     with the search's own scales; where branches meet it rounds to 8 bits too, over ranges seen on the `calibration` batches
-    (inputs of the network; the example where there are none), and the card says how every layer runs.
+    (inputs of the network; the example where there are none), unless that moves the outputs too far. The card says how every
+    layer and these sums run.
     Each is loaded again and compared with the network; card.json (NAME.card.json beside a single file) tells plan, measures
     and how it was checked.
     `timed` measures the network's latency for the card, once the file has proved right.
