@@ -111,12 +111,13 @@ def _candidates(model: nn.Module, trace: Trace, group: ChannelGroup) -> tuple[Si
     mine = [Axis(0, ((group.name, 1),)), *(a for a in axes if any(name == group.name for name, _ in a.terms))]
     by_size = {axis.size(full): axis for axis in reversed(mine)}
     parents = {name.rpartition(".")[0] for name in layers}
+    known = {(size.module, size.attribute) for size in trace.sizes}
     found = []
     for module in sorted(
         {*trace.touched.get(group.name, ()), *parents} - {layer.name for layer in trace.network.layers}
     ):
         for attribute, value in vars(model.get_submodule(module)).items():
-            if type(value) is int and value in by_size and value > 1:
+            if type(value) is int and value in by_size and value > 1 and (module, attribute) not in known:
                 found.append(Size(module, attribute, by_size[value]))
     return tuple(found)
 

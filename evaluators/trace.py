@@ -170,7 +170,10 @@ class _Tracer(TorchDispatchMode):
             return [self._batch_norm(call), *[nothing(t) for t in outputs[1:]]]
         if name == "native_group_norm":
             return [self._group_norm(call), *[nothing(t) for t in outputs[1:]]]
-        return pass_labels(call, units)
+        passed = pass_labels(call, units)
+        if call.even and name == "split":
+            self._split(call, passed[0])
+        return passed
 
     def _label_or_none(self, item: Any) -> Any:
         if not isinstance(item, Tensor):
@@ -212,6 +215,15 @@ class _Tracer(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 call.bind(tensor, line)
         return spread(line, call.output.shape, 1)
+
+    def _split(self, call: Call, part: Tensor) -> None:
+        """Integers of the running module that equal the size of an even part or of the whole are where that size comes from."""
+        share, dim = call.argument("split_size"), call.argument("dim")
+        whole = call.first.shape[dim]
+        if isinstance(share, int) and self.stack and whole % share == 0:
+            for attribute, value in vars(self._modules[self.stack[-1]]).items():
+                if type(value) is int and value in (share, whole):
+                    self._size(attribute, along(part if value == share else call.first, dim))
 
     def _size(self, attribute: str, line: Tensor | None) -> None:
         """An integer of the running module counts these channels."""

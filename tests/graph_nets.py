@@ -118,6 +118,26 @@ class Shuffled(nn.Module):
         return self.head(x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w).mean((2, 3)))
 
 
+class Scales(nn.Module):
+    """As in Res2Net and CSPNet: attributes say how wide the parts of a split are, or all of them together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.expanded = 6, 12
+        self.first = nn.Conv2d(3, 3 * self.width, 1)
+        self.convs = nn.ModuleList(nn.Conv2d(self.width, self.width, 3, padding=1) for _ in range(2))
+        self.expand, self.inner = nn.Conv2d(18, self.expanded, 1), nn.Conv2d(6, 6, 1)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = torch.split(self.first(x).relu(), self.width, 1)
+        parts = [first]
+        for conv, part in zip(self.convs, others, strict=True):
+            parts.append(conv(parts[-1] + part).relu())
+        kept, other = self.expand(torch.cat(parts, dim=1)).relu().split(self.expanded // 2, dim=1)
+        return self.head(torch.cat([kept, self.inner(other)], dim=1).mean((2, 3)))
+
+
 class Standardised(nn.Conv2d):
     """A convolution that computes its weight and its padding when it runs."""
 
@@ -159,5 +179,6 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], int, dict[str, tuple[int, int]]
     ),
     "normalised": (Normalised, 16, {"first": (4, 4), "second": (12, 1), "up": (8, 1), "fine": (4, 4)}),
     "shuffled": (Shuffled, 8, {"left": (8, 1)}),
+    "scales": (Scales, 8, {"first": (6, 3), "convs.1": (6, 1), "expand": (6, 2), "inner": (6, 1)}),
     "own_layers": (own_layers, 12, {"0.1": (8, 1), "2": (6, 1)}),
 }
