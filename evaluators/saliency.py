@@ -163,13 +163,17 @@ class Ranking:
     order: Mapping[tuple[str, str], tuple[int, ...]]
 
     def keep(self, group: str, criterion: str, kept: int) -> tuple[int, ...]:
+        return tuple(sorted(self.of(group, criterion)[:kept]))
+
+    def of(self, group: str, criterion: str) -> tuple[int, ...]:
+        """All units of a group, the most salient first."""
         if (group, criterion) not in self.order:
             known = sorted({name for _, name in self.order})
             raise ValueError(
                 f"group {group!r} must be ranked by one of {known}, but got criterion={criterion!r}; "
                 "name it in space.criteria"
             )
-        return tuple(sorted(self.order[(group, criterion)][:kept]))
+        return self.order[(group, criterion)]
 
 
 def rank(trace: Trace, model: nn.Module, statistics: Statistics, criteria: Mapping[str, Criterion]) -> Ranking:

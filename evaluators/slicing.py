@@ -18,9 +18,14 @@ def slice_channels(model: nn.Module, trace: Trace, kept: Mapping[str, Sequence[i
     for channel_map in trace.maps:
         if any(g in chosen for g in set(channel_map.group)):
             _slice(model, channel_map.tensor, channel_map.dim, kept_index(channel_map, chosen))
+    restate(model, trace, {name: len(units) for name, units in kept.items()})
+
+
+def restate(model: nn.Module, trace: Trace, kept: Mapping[str, int]) -> None:
+    """Make the attributes of a network whose tensors were cut agree with them; `kept` maps group name to units kept."""
     for layer in trace.network.layers:
         _restate(model.get_submodule(layer.name), layer.depthwise)
-    sizes = {group.name: len(kept.get(group.name, range(group.size))) for group in trace.network.groups}
+    sizes = {group.name: kept.get(group.name, group.size) for group in trace.network.groups}
     for size in trace.sizes:
         if any(group in kept for group, _ in size.axis.terms):
             setattr(model.get_submodule(size.module), size.attribute, size.axis.size(sizes))
