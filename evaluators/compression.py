@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from evaluators.artifacts import load_tuned, save_tuned, tuned_name
 from evaluators.channels import Trace
 from evaluators.compose import compose, data_aware_layers, recalibrate
 from evaluators.data import Images, Splits
+from evaluators.distillation import TeacherAnswers, matches
 from evaluators.latency.probe import LatencyProbe
 from evaluators.moments import InputMoments, collect_moments
 from evaluators.quantise import bake
@@ -122,12 +124,20 @@ class CompressionEvaluator:
         calibration = self._calibration(options)
         recalibrate(module, calibration, ranges=True)
         if options.tune.epochs > 0:
-            tune(module, self.teacher, self.splits, options.tune, seed, self.device, self.progress)
+            self._tune(module, plan, options.tune, seed)
             recalibrate(module, calibration, ranges=False)
         module.eval()
         if options.save and self.artifacts is not None:
             save_tuned(self.artifacts, name, module)
         return module
+
+    def _tune(self, module: nn.Module, plan: CompressionPlan, budget: Budget, seed: int) -> None:
+        places = matches(self.trace, self.ranking, plan) if budget.features or budget.attention else ()
+        tune(module, self.teacher, self.splits, budget, seed, self.device, self.progress, places, self._answers)
+
+    @cached_property
+    def _answers(self) -> TeacherAnswers:
+        return TeacherAnswers(self.teacher, self.splits, self.device)
 
     def _moments(self, plan: CompressionPlan) -> Mapping[str, InputMoments]:
         """Those of the uncompressed network; collected when a plan first needs them, and the same whichever plan that is."""

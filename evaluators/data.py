@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,24 @@ class Images:
 
     def take(self, index: Tensor) -> Images:
         return Images(self.images[index], self.labels[index])
+
+
+class TrainingBatch(NamedTuple):
+    """Prepared images with their labels; which images of `train` they are, and in which of finitely many ways each is
+    augmented (None: in one that never comes again)."""
+
+    images: Tensor
+    labels: Tensor
+    which: Tensor
+    way: int | None
+
+
+class Shift(NamedTuple):
+    """What augmentation does to each image of a batch: mirrored or not bool (N,), and the corner of its crop int64 (N,)."""
+
+    mirrored: Tensor
+    top: Tensor
+    left: Tensor
 
 
 @dataclass(frozen=True)
@@ -74,15 +93,29 @@ class Splits:
             )
 
     def training_batches(
-        self, size: int, epochs: float, seed: int, device: torch.device
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled, augmented batches of `train` for so many epochs; order and augmentation depend on the seed alone."""
+        self, size: int, epochs: float, seed: int, device: torch.device, ways: int = 0
+    ) -> Iterator[TrainingBatch]:
+        """Shuffled, augmented batches of `train` for so many epochs; order and augmentation depend on the seed alone.
+
+        With `ways`, every image is only augmented in so many ways, one an epoch in turns, and these are the same for every seed.
+        """
         per_epoch = max(1, len(self.train) // size)
         for step in range(max(1, round(epochs * per_epoch))):
             epoch, at = divmod(step, per_epoch)
             order = torch.from_numpy(stream(seed, "order", epoch).permutation(len(self.train)))
             index = order[at * size : (at + 1) * size]
-            yield self._augmented(index, stream(seed, "augment", step), device), self.train.labels[index].to(device)
+            way = epoch % ways if ways else None
+            if way is None:
+                images = self._augmented(index, stream(seed, "augment", step), device)
+            else:
+                images = self.seen(index, way, device)
+            yield TrainingBatch(images, self.train.labels[index].to(device), index, way)
+
+    def seen(self, index: Tensor, way: int, device: torch.device) -> Tensor:
+        """Training images augmented in one of the ways of `training_batches`, prepared."""
+        shift = _draw(self.form, stream(0, "way", way), len(self.train))
+        chosen = Shift(*(part[index] for part in shift))
+        return self.prepare(_augment(self.train.images[index].to(device), self.form, chosen), device)
 
     def calibration_batches(self, images: int, size: int, device: torch.device) -> Iterator[Tensor]:
         """The first so many training images (0: all), augmented as in training: always the same ones.
@@ -97,15 +130,8 @@ class Splits:
 
     def _augmented(self, index: Tensor, rng: np.random.Generator, device: torch.device) -> Tensor:
         """Augmented before it is normalised, so that borders are black and not grey."""
-        return self.prepare(self._augment(self.train.images[index].to(device), rng), device)
-
-    def _augment(self, batch: Tensor, rng: np.random.Generator) -> Tensor:
-        if self.form.flip:
-            mirrored = torch.from_numpy(rng.random(len(batch)) < 0.5).to(batch.device)
-            batch = torch.where(mirrored.view(-1, 1, 1, 1), batch.flip(3), batch)
-        if self.form.pad:
-            batch = _crops(batch, self.form.pad, rng)
-        return batch
+        shift = _draw(self.form, rng, len(index))
+        return self.prepare(_augment(self.train.images[index].to(device), self.form, shift), device)
 
 
 def split(data: ImageData, validation: int, seed: int) -> Splits:
@@ -129,11 +155,23 @@ def limited(data: ImageData, train: int | None, test: int | None) -> ImageData:
     )
 
 
-def _crops(batch: Tensor, pad: int, rng: np.random.Generator) -> Tensor:
+def _draw(form: ImageData, rng: np.random.Generator, count: int) -> Shift:
+    mirrored = rng.random(count) < 0.5 if form.flip else np.zeros(count, dtype=bool)
+    corners = rng.integers(0, 2 * form.pad + 1, (2, count)) if form.pad else np.zeros((2, count), dtype=np.int64)
+    return Shift(torch.from_numpy(mirrored), *torch.from_numpy(corners))
+
+
+def _augment(batch: Tensor, form: ImageData, shift: Shift) -> Tensor:
+    if form.flip:
+        batch = torch.where(shift.mirrored.to(batch.device).view(-1, 1, 1, 1), batch.flip(3), batch)
+    return _crops(batch, form.pad, shift) if form.pad else batch
+
+
+def _crops(batch: Tensor, pad: int, shift: Shift) -> Tensor:
     """Each image shifted by up to `pad` pixels each way, zeros coming in."""
     n, _, height, width = batch.shape
     padded = F.pad(batch, (pad,) * 4)
-    top, left = (torch.from_numpy(rng.integers(0, 2 * pad + 1, n)).to(batch.device) for _ in range(2))
+    top, left = shift.top.to(batch.device), shift.left.to(batch.device)
     rows = (top[:, None] + torch.arange(height, device=batch.device))[:, None, :, None]
     columns = (left[:, None] + torch.arange(width, device=batch.device))[:, None, None, :]
     channels = torch.arange(batch.shape[1], device=batch.device)[None, :, None, None]

@@ -6,23 +6,27 @@ One code for step 2 (a few steps), `final` (epochs) and the training of a baseli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluators.data import Images, Splits
+from evaluators.data import Images, Splits, TrainingBatch
+from evaluators.distillation import Match, TeacherAnswers, between, outputs_of, soft_target_loss
 from evaluators.quantise import LEARNED
+from evaluators.schedules import Shape, cosine, rate
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and how to tune. Loss = (1 - alpha) CE(y, s) + alpha T^2 KL(t || s) at temperature T (Hinton et al. 2015).
+    """How long and how to tune. Loss = (1 - alpha) CE(y, s) + alpha T^2 KL(t || s) at temperature T (Hinton et al. 2015),
+    plus features x and attention x the distances between what teacher and student compute on the way.
 
-    epochs: passes over the training split, fractions allowed, 0 for none. lr: peak of a one-cycle-free cosine that starts
-    with a linear warm-up over the first `warmup` share of the steps.
+    epochs: passes over the training split, fractions allowed, 0 for none. lr: peak of the schedule, reached by a linear warm-up
+    over the first `warmup` share of the steps. ways: 0, or in how many ways an image is augmented, so that the teacher answers
+    each once.
     """
 
     epochs: float = 0.0
@@ -33,6 +37,10 @@ class Budget:
     alpha: float = 0.9
     temperature: float = 4.0
     warmup: float = 0.05
+    features: float = 0.0
+    attention: float = 0.0
+    schedule: Shape = cosine
+    ways: int = 0
 
 
 def tune(
@@ -43,17 +51,23 @@ def tune(
     seed: int,
     device: torch.device,
     progress: Callable[[float], None] | None = None,
+    places: Sequence[Match] = (),
+    answers: TeacherAnswers | None = None,
 ) -> None:
-    """Train `model` in place; it ends in eval mode. Raises FloatingPointError when the loss stops being finite."""
+    """Train `model` in place; it ends in eval mode. `places` are where features and attention are compared, `answers` what the
+    teacher said before. Raises FloatingPointError when the loss stops being finite."""
     if budget.epochs <= 0:
         return
     steps = max(1, round(budget.epochs * max(1, len(splits.train) // budget.batch)))
     optimiser = torch.optim.SGD(_parameter_groups(model, budget), lr=budget.lr, momentum=budget.momentum, nesterov=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _cosine(step, steps, budget.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: rate(step, steps, budget.warmup, budget.schedule)
+    )
     torch.manual_seed(seed)
     model.train()
-    for step, (images, labels) in enumerate(splits.training_batches(budget.batch, budget.epochs, seed, device)):
-        loss = distillation_loss(model(images), labels, _logits(teacher, images), budget)
+    objective = _objective(model, teacher, splits, budget, device, places, answers)
+    for step, batch in enumerate(splits.training_batches(budget.batch, budget.epochs, seed, device, budget.ways)):
+        loss = objective(batch)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the tuning loss must stay finite, but got {loss.item()} at step {step}; lower its lr={budget.lr}"
@@ -68,14 +82,48 @@ def tune(
     model.eval()
 
 
+def _objective(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    splits: Splits,
+    budget: Budget,
+    device: torch.device,
+    places: Sequence[Match],
+    answers: TeacherAnswers | None,
+) -> Callable[[TrainingBatch], Tensor]:
+    """The loss of a batch."""
+    if teacher is None:
+        return lambda batch: distillation_loss(model(batch.images), batch.labels, None, budget)
+    answered = TeacherAnswers(teacher, splits, device) if answers is None else answers
+    weights = {"features": budget.features, "attention": budget.attention}
+    if places and any(weights.values()):
+        return lambda batch: _compared(model, teacher, batch, budget, weights, places)
+    return lambda batch: distillation_loss(model(batch.images), batch.labels, answered.logits(batch), budget)
+
+
+def _compared(
+    model: nn.Module,
+    teacher: nn.Module,
+    batch: TrainingBatch,
+    budget: Budget,
+    weights: Mapping[str, float],
+    places: Sequence[Match],
+) -> Tensor:
+    """Distillation with terms between modules; the teacher has to be asked for all of them."""
+    names = [match.module for match in places]
+    with outputs_of(teacher, names) as wanted, torch.no_grad():
+        soft = teacher(batch.images)
+    with outputs_of(model, names) as found:
+        logits = model(batch.images)
+    return distillation_loss(logits, batch.labels, soft, budget) + between(weights, found, wanted, places)
+
+
 def distillation_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, budget: Budget) -> Tensor:
     """Mean loss over the batch; plain cross-entropy without a teacher."""
     hard = F.cross_entropy(logits, labels)
     if teacher is None or budget.alpha == 0:
         return hard
-    t = budget.temperature
-    soft = F.kl_div((logits / t).log_softmax(1), (teacher / t).log_softmax(1), reduction="batchmean", log_target=True)
-    return (1 - budget.alpha) * hard + budget.alpha * t * t * soft
+    return (1 - budget.alpha) * hard + budget.alpha * soft_target_loss(logits, teacher, budget.temperature)
 
 
 @torch.no_grad()
@@ -97,21 +145,6 @@ def classify(
             f"the cross-entropy on a split must stay finite, but got {entropy}; lower the lr of the tuning before it"
         )
     return wrong / len(split), entropy / len(split)
-
-
-def _logits(teacher: nn.Module | None, images: Tensor) -> Tensor | None:
-    if teacher is None:
-        return None
-    with torch.no_grad():
-        logits: Tensor = teacher(images)
-        return logits
-
-
-def _cosine(step: int, steps: int, warmup: float) -> float:
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
 def _parameter_groups(model: nn.Module, budget: Budget) -> list[dict[str, object]]:

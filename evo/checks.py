@@ -23,6 +23,7 @@ from evo.registry import (
     RANGES,
     ROUNDINGS,
     RUNTIMES,
+    SCHEDULES,
     TABLES,
     WRAPPERS,
     check_name,
@@ -57,6 +58,9 @@ def check(config: Config, measures: Collection[str]) -> None:
         resolve(RUNTIMES, config.timed.runtime)
     if config.model.weights and config.model.pretrain:
         raise ValueError("model must have either weights or pretrain, but got both; remove one")
+    for tune in (config.model.pretrain, config.evaluation.step2.tune, config.evaluation.final.tune):
+        if tune is not None:
+            resolve(SCHEDULES, tune.schedule)
     for pick in config.evaluation.final.picks:
         _check_pick(pick, measures)
     for name, values in config.tracking.marks.items():

@@ -28,6 +28,14 @@ class Tune(Section):
     alpha: float = Field(0.9, ge=0, le=1, description="share of distillation in the loss, 0 for labels alone")
     temperature: float = Field(4.0, gt=0, description="softening of the teacher's and student's logits")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    schedule: str = Field("cosine", description="of the learning rate: evo list schedules")
+    features: float = Field(
+        0.0, ge=0, description="weight of the distance between features of kept channels, per block"
+    )
+    attention: float = Field(0.0, ge=0, description="weight of the distance between attention maps, per block")
+    ways: int = Field(
+        0, ge=0, description="0, or in how many ways an image is augmented: the teacher answers each once"
+    )
 
 
 class Pretrain(Tune):

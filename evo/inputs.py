@@ -24,7 +24,7 @@ from evaluators.recovery import Budget as TuneBudget
 from evaluators.recovery import tune
 from evo.candidates import FINAL, STEP2
 from evo.config import Config, Step, Tune
-from evo.registry import DATASETS, MODELS, resolve
+from evo.registry import DATASETS, MODELS, SCHEDULES, resolve
 from search_spaces.codebooks import CHANNEL, TENSOR
 from search_spaces.network import Network
 from search_spaces.options import SpaceOptions, build_space
@@ -96,8 +96,8 @@ def _train_or_load(model: nn.Module, config: Config, splits: Splits, device: tor
 
 
 def tune_budget(section: Tune) -> TuneBudget:
-    fields = {field.name for field in dataclasses.fields(TuneBudget)}
-    return TuneBudget(**section.model_dump(include=fields))
+    fields = {field.name for field in dataclasses.fields(TuneBudget)} - {"schedule"}
+    return TuneBudget(**section.model_dump(include=fields), schedule=resolve(SCHEDULES, section.schedule))
 
 
 def step_options(config: Config) -> dict[str, StepOptions]:

@@ -79,6 +79,14 @@ RANGES: Table = {
     "mse": "evaluators.ranges:mse",
 }
 
+# Learning rates while tuning.
+SCHEDULES: Table = {
+    "cosine": "evaluators.schedules:cosine",
+    "drops": "evaluators.schedules:drops",
+    "linear": "evaluators.schedules:linear",
+    "constant": "evaluators.schedules:constant",
+}
+
 BACKENDS: Table = {
     "local": "cluster.local:LocalBackend",
     "ray": "cluster.ray_backend:RayBackend",
@@ -143,6 +151,7 @@ TABLES: Mapping[str, Table] = {
     "codebooks": CODEBOOKS,
     "roundings": ROUNDINGS,
     "ranges": RANGES,
+    "schedules": SCHEDULES,
     "backends": BACKENDS,
     "trackers": TRACKERS,
     "runtimes": RUNTIMES,

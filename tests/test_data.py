@@ -39,7 +39,7 @@ def test_a_split_must_leave_images_on_both_sides(validation: int) -> None:
 
 def test_every_epoch_shows_every_image_once() -> None:
     splits = split(numbered(), 10, 0)
-    batches = [labels.tolist() for _, labels in splits.training_batches(6, 2, 0, CPU)]
+    batches = [labels.tolist() for _, labels, *_ in splits.training_batches(6, 2, 0, CPU)]
     assert [len(batch) for batch in batches] == [6] * 10
     first, second = ([label for batch in batches[i : i + 5] for label in batch] for i in (0, 5))
     assert sorted(first) == sorted(second) == sorted(splits.train.labels.tolist()) and first != second
@@ -50,7 +50,7 @@ def test_augmentation_depends_on_seed_and_step_alone() -> None:
     once, again = (list(splits.training_batches(32, 0.2, 7, CPU)) for _ in range(2))
     longer = list(splits.training_batches(32, 0.5, 7, CPU))
     other = list(splits.training_batches(32, 0.2, 8, CPU))
-    for (a, x), (b, y), (c, z) in zip(once, again, longer[: len(once)], strict=True):
+    for (a, x, *_), (b, y, *_), (c, z, *_) in zip(once, again, longer[: len(once)], strict=True):
         assert torch.equal(a, b) and torch.equal(x, y) and torch.equal(a, c) and torch.equal(x, z)
     assert not torch.equal(once[0][0], other[0][0])
 
@@ -60,7 +60,7 @@ def test_flips_and_crops_are_flips_and_crops() -> None:
     data = ImageData(
         Images(picture.expand(400, 1, 6, 6), torch.zeros(400)), Images(picture, torch.zeros(1)), flip=True, pad=1
     )
-    ((batch, _),) = split(data, 100, 0).training_batches(300, 1, 0, CPU)
+    ((batch, *_),) = split(data, 100, 0).training_batches(300, 1, 0, CPU)
     padded = torch.nn.functional.pad(torch.cat([picture, picture.flip(3)]), (1, 1, 1, 1))
     possible = {
         padded[f, :, t : t + 6, s : s + 6].flatten().int().numpy().tobytes()
