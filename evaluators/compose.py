@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from evaluators.channels import Trace, kept_index
 from evaluators.compensation import compensated
 from evaluators.factorise import factorise
-from evaluators.layers import layer_of, weight_of
-from evaluators.masks import mask_of
+from evaluators.layers import Layer, layer_of, weight_of
+from evaluators.masks import compensated_mask, mask_of
 from evaluators.moments import InputMoments
 from evaluators.quantise import activation_quantisers, quantise_layer
 from evaluators.saliency import Ranking
 from evaluators.slicing import slice_channels
 from search_spaces.phenotype import of_plan
-from search_spaces.plan import Bits, CompressionPlan, Mask, Width
+from search_spaces.plan import Bits, CompressionPlan, Mask, Sparse, Width
 
 
 def compose(
@@ -45,14 +45,30 @@ def compose(
             layer = smaller.get_submodule(factor.layer)
             known = inputs.get(factor.layer) if factor.metric == "inputs" else None
             replace(smaller, factor.layer, factorise(layer, factor.method, factor.ranks, known))
-    patterns = {sparse.layer: sparse.pattern for sparse in plan.sparse}
-    masked = [Bits(name) for name in patterns if name not in {bits.layer for bits in plan.bits}]
+    sparse = {one.layer: one for one in plan.sparse}
+    masked = [Bits(name) for name in sparse if name not in {bits.layer for bits in plan.bits}]
     for bits in (*plan.bits, *masked):
         if not bits.layer.startswith(skipped):
-            layer = smaller.get_submodule(bits.layer)
-            mask = mask_of(weight_of(smaller, bits.layer), patterns[bits.layer]) if bits.layer in patterns else None
-            replace(smaller, bits.layer, quantise_layer(layer, bits, inputs.get(bits.layer), mask))
+            layer, known = smaller.get_submodule(bits.layer), inputs.get(bits.layer)
+            mask = (
+                _mask(layer_of(smaller, bits.layer), sparse[bits.layer], bits, known) if bits.layer in sparse else None
+            )
+            replace(smaller, bits.layer, quantise_layer(layer, bits, known, mask))
     return smaller
+
+
+def _mask(layer: Layer, sparse: Sparse, bits: Bits, inputs: InputMoments | None) -> Tensor:
+    """The mask of a layer; with `sparse.compensate` what stays makes up for the rest, unless data-aware rounding will."""
+    weight, bias = layer.weight.detach(), layer.bias
+    second_moment = None if inputs is None else inputs.second(bias is not None)
+    mask = mask_of(weight, sparse.pattern, sparse.criterion, second_moment)
+    if sparse.compensate and inputs is not None and second_moment is not None and not bits.data_aware:
+        made_up = compensated_mask(weight, mask, second_moment)
+        with torch.no_grad():
+            layer.weight.copy_(made_up)
+            if bias is not None:
+                bias.add_(inputs.bias_for((made_up - weight).flatten(1)))
+    return mask
 
 
 def compensated_layers(trace: Trace, plan: CompressionPlan) -> tuple[str, ...]:
@@ -86,9 +102,10 @@ def _compensate(
 def data_aware_layers(trace: Trace, plan: CompressionPlan) -> tuple[str, ...]:
     """Layers for which `compose` needs the moments of their inputs."""
     factorised = {factor.layer for factor in plan.factors}
-    rounded = [b.layer for b in plan.bits if b.rounding != Bits.rounding and b.layer not in factorised]
+    rounded = [b.layer for b in plan.bits if b.data_aware and b.layer not in factorised]
+    masked = [sparse.layer for sparse in plan.sparse if sparse.data_aware]
     weighted = [factor.layer for factor in plan.factors if factor.metric == "inputs"]
-    return tuple(dict.fromkeys((*rounded, *weighted, *compensated_layers(trace, plan))))
+    return tuple(dict.fromkeys((*rounded, *masked, *weighted, *compensated_layers(trace, plan))))
 
 
 def kept_moments(

@@ -217,9 +217,17 @@ class QuantisedLayer(nn.Module):
         self.bits = bits
         self.input = ActivationQuantiser(bits.activation, bits.range) if bits.activation < FLOAT_BITS else nn.Identity()
         self.quantiser = WeightQuantiser(layer.weight, bits, mask) if bits.weight < FLOAT_BITS else None
-        if self.quantiser is not None and inputs is not None:
-            with torch.no_grad():
-                layer.weight.copy_(self.quantiser.fitted(layer.weight, inputs.second(layer.bias is not None), mask))
+        if self.quantiser is not None and inputs is not None and bits.data_aware:
+            self._fit(self.quantiser, inputs)
+
+    @torch.no_grad()
+    def _fit(self, quantiser: WeightQuantiser, inputs: InputMoments) -> None:
+        """Round the weight with regard to its inputs; the bias, if any, takes up the change of the outputs' mean."""
+        bias = self.layer.bias
+        fitted = quantiser.fitted(self.layer.weight, inputs.second(bias is not None), self.mask)
+        if bias is not None:
+            bias.add_(inputs.bias_for((fitted - self.layer.weight).flatten(1)))
+        self.layer.weight.copy_(fitted)
 
     def weight(self) -> Tensor:
         """The weight that the layer computes with."""

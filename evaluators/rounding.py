@@ -43,10 +43,14 @@ def gptq(weight: Tensor, second_moment: Tensor, rounded: RoundColumns) -> Tensor
 
 def _inverse_factor(second_moment: Tensor) -> Tensor:
     """Upper Cholesky factor of the inverse of the damped second moment."""
-    damping = DAMPING * second_moment.diagonal().mean().clamp_min(1e-12)
-    damped = second_moment + damping * torch.eye(len(second_moment), dtype=second_moment.dtype)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(second_moment)))
     return torch.linalg.cholesky(inverse, upper=True)
+
+
+def damped(second_moment: Tensor) -> Tensor:
+    """With a little added to its diagonal, so that it can be inverted."""
+    damping = DAMPING * second_moment.diagonal().mean().clamp_min(1e-12)
+    return second_moment + damping * torch.eye(len(second_moment)).to(second_moment)
 
 
 def _output_error(change: Tensor, second_moment: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from evaluators.factorise import factorise
 from evaluators.gradients import Gradients, LayerGradients
 from evaluators.layers import layer_of, weight_of
 from evaluators.loss_tables import AnyTerm, LossTables, MaskTerm, Term
-from evaluators.masks import mask_of
+from evaluators.masks import compensated_mask, mask_of
 from evaluators.moments import InputMoments
 from evaluators.quantise import rounded_weight
 from evaluators.ranges import RULES, Seen, rounding_error
@@ -47,8 +47,6 @@ from search_spaces.plan import FLOAT_BITS, Bits
 from search_spaces.ranks import ranks_for
 from search_spaces.schemes import SchemeChoice
 from search_spaces.space import CompressionSpace
-from search_spaces.sparsity import DENSE as DENSE_PATTERN
-from search_spaces.sparsity import Pattern
 
 DRAWS = 64  # random genomes by which coherence is measured
 COHERENT = ("width", "skip")  # errors of rounding and truncation have no direction in common
@@ -99,8 +97,9 @@ def build_tables(
                 shifts.append(_layer_shifts("factor", gene.layer, index, changes, gradients.layers[gene.layer]))
             case SparsityGene():
                 layer = gradients.layers[gene.layer]
-                lost = [_masked(layer.weight, pattern) - layer.weight for pattern in gene.patterns]
-                shifts.append(_layer_shifts("sparsity", gene.layer, index, lost, layer))
+                shifts.append(
+                    _layer_shifts("sparsity", gene.layer, index, _masked(space, gene, layer, statistics), layer)
+                )
             case SkipGene():
                 left_out = gradients.blocks[gene.block].numpy()
                 last = space.network.block(gene.block).layers[-1]
@@ -201,8 +200,17 @@ def _lost(weight: Tensor, channels: int, kept: list[int], inputs: Tensor | None)
     return lost
 
 
-def _masked(weight: Tensor, pattern: Pattern) -> Tensor:
-    return weight if pattern == DENSE_PATTERN else weight * mask_of(weight, pattern)
+def _masked(
+    space: CompressionSpace, gene: SparsityGene, layer: LayerGradients, statistics: Mapping[str, LayerStatistics]
+) -> list[Tensor]:
+    """Weight change of each pattern."""
+    second_moment = statistics[gene.layer].inputs.second(space.network.layer(gene.layer).bias)
+    changes = [torch.zeros_like(layer.weight)]
+    for pattern in gene.patterns[1:]:
+        mask = mask_of(layer.weight, pattern, gene.criterion, second_moment)
+        left = compensated_mask(layer.weight, mask, second_moment) if gene.compensate else layer.weight * mask
+        changes.append(left - layer.weight)
+    return changes
 
 
 def _layer_shifts(kind: str, name: str, index: int, changes: Sequence[Tensor], layer: LayerGradients) -> Shifts:

@@ -18,6 +18,7 @@ from evo.registry import (
     CRITERIA,
     DATASETS,
     FACTORISATIONS,
+    MASK_CRITERIA,
     MEASURES,
     MODELS,
     RANGES,
@@ -93,6 +94,7 @@ def _check_space(config: Config) -> None:
         if wrong:
             raise ValueError(f"space.{key} must lie in {lowest}..8 or be 32 for float, but got {wrong[0]}; remove it")
     _check_schemes(config)
+    _check_known("space.mask_criterion", space.mask_criterion, MASK_CRITERIA)
     for text in space.sparsity:
         pattern_of(text)
     for key, shares in (("widths", space.widths), ("factor_shares", space.factor_shares)):

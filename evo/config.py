@@ -94,8 +94,9 @@ class Space(Section):
         default_factory=list,
         description='masks of weights: "2:4" or the share kept, such as 0.5; saves bytes and bit operations, no MACs',
     )
+    mask_criterion: str = Field("magnitude", description="weights that masks keep: evo list mask_criteria")
     compensate: bool = Field(
-        False, description="layers make up for the input channels they lose, by least squares on typical inputs"
+        False, description="layers make up for input channels and masked weights, by least squares on typical inputs"
     )
     skip_blocks: bool = Field(True, description="residual blocks may be left out")
     keep: list[str] = Field(default_factory=list, description="name patterns of layers that stay untouched")

@@ -50,6 +50,13 @@ CRITERIA: Table = {
     "random": "evaluators.saliency:random",
 }
 
+# Which weights a mask keeps.
+MASK_CRITERIA: Table = {
+    "magnitude": "evaluators.masks:magnitude",
+    "gram": "evaluators.masks:gram",
+    "obs": "evaluators.masks:obs",
+}
+
 FACTORISATIONS: Table = {
     "svd": "evaluators.factorise:svd",
     "tucker2": "evaluators.factorise:tucker2",
@@ -147,6 +154,7 @@ TABLES: Mapping[str, Table] = {
     "selections": SELECTIONS,
     "calibrations": CALIBRATIONS,
     "criteria": CRITERIA,
+    "mask_criteria": MASK_CRITERIA,
     "factorisations": FACTORISATIONS,
     "codebooks": CODEBOOKS,
     "roundings": ROUNDINGS,

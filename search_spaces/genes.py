@@ -148,6 +148,8 @@ class SparsityGene:
 
     layer: str
     patterns: tuple[Pattern, ...]
+    criterion: str = "magnitude"
+    compensate: bool = False
     ordinal: bool = False
 
     @property

@@ -57,6 +57,7 @@ class SpaceOptions:
     factor_shares: tuple[float, ...] = (0.3, 0.5, 0.7)
     factor_metric: str = "weights"
     sparsity: tuple[Pattern, ...] = ()
+    mask_criterion: str = "magnitude"
     compensate: bool = False
     skip_blocks: bool = True
     keep: tuple[str, ...] = ()
@@ -131,7 +132,8 @@ def _layer_genes(layer: Layer, options: SpaceOptions, chosen_ranks: tuple[Factor
         ruled = (option for option in chosen_ranks if option.method in methods)
         genes.append(FactorGene(layer.name, tuple(dict.fromkeys((DENSE, *shares, *ruled))), options.factor_metric))
     if options.sparsity:
-        genes.append(SparsityGene(layer.name, tuple(dict.fromkeys((DENSE_PATTERN, *options.sparsity)))))
+        patterns = tuple(dict.fromkeys((DENSE_PATTERN, *options.sparsity)))
+        genes.append(SparsityGene(layer.name, patterns, options.mask_criterion, options.compensate))
     return genes
 
 

@@ -10,6 +10,7 @@ from search_spaces.codebooks import CODEBOOKS, NAMES, RANGES, check_scheme
 from search_spaces.decompositions import DATA_AWARE, METHODS, METRICS, RANKS, suits
 from search_spaces.network import Layer, Network
 from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Mask, Sparse
+from search_spaces.sparsity import CRITERIA
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ def _check_factor(factor: Factor, layer: Layer) -> None:
 def _check_sparse(sparse: Sparse, factorised: bool) -> None:
     if not 1 <= sparse.kept < sparse.of:
         raise ValueError(f"1 <= kept < of must hold for a mask of weights, but got {sparse}; correct the plan")
+    if sparse.criterion not in CRITERIA:
+        raise ValueError(f"a mask's criterion must be one of {CRITERIA}, but got {sparse}; correct the plan")
     if factorised:
         raise ValueError(
             f"a layer must be either decomposed or masked, but got both for {sparse.layer!r}; remove one from the plan"

@@ -54,16 +54,24 @@ class Factor:
 
 @dataclass(frozen=True)
 class Sparse:
-    """Set weights of a layer to zero, those of least magnitude (`search_spaces.sparsity.Pattern`): smaller, not faster."""
+    """Set weights of a layer to zero (`search_spaces.sparsity.Pattern`), those that matter least to `criterion`: smaller, not
+    faster. With compensate, the weights that stay make up for the others with regard to the layer's inputs."""
 
     layer: str
     kept: int
     of: int
     structured: bool = True
+    criterion: str = "magnitude"
+    compensate: bool = False
 
     @property
     def pattern(self) -> Pattern:
         return Pattern(self.kept, self.of, self.structured)
+
+    @property
+    def data_aware(self) -> bool:
+        """Whether applying it needs the moments of the layer's inputs."""
+        return self.criterion != Sparse.criterion or self.compensate
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,11 @@ class Bits:
     group: int = CHANNEL
     rounding: str = "nearest"
     range: str = "percentile"
+
+    @property
+    def data_aware(self) -> bool:
+        """Whether the weights are rounded with regard to the moments of the layer's inputs."""
+        return self.weight < FLOAT_BITS and self.rounding != Bits.rounding
 
     @property
     def scheme(self) -> Scheme:

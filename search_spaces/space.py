@@ -278,10 +278,10 @@ class CompressionSpace:
                 self._factor(name, METHODS[one.method[0, i]], one.ranks[0, i]) for i, name in layers if one.method[0, i]
             ),
             sparse=tuple(
-                Sparse(name, int(kept), int(of), bool(structured))
+                Sparse(name, int(kept), int(of), bool(structured), gene.criterion, gene.compensate)
                 for i, name in layers
                 for kept, of, structured in (one.sparsity[0, i],)
-                if kept < of
+                if kept < of and (gene := self._sparsity_genes[name])
             ),
             bits=tuple(b for b in bits if min(b.weight, b.activation) < FLOAT_BITS),
         )
@@ -289,6 +289,10 @@ class CompressionSpace:
     def _factor(self, layer: str, method: str, ranks: np.ndarray) -> Factor:
         metric = self._metrics.get(layer, Factor.metric) if method in DATA_AWARE else Factor.metric
         return Factor(layer, method, tuple(int(r) for r in ranks if r), metric)
+
+    @cached_property
+    def _sparsity_genes(self) -> dict[str, SparsityGene]:
+        return {gene.layer: gene for gene in self.genes if isinstance(gene, SparsityGene)}
 
     @cached_property
     def _compensated(self) -> frozenset[str]:

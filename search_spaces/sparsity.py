@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+CRITERIA = ("magnitude", "gram", "obs")  # which weights matter: their size alone, or with regard to the inputs
 SHARE = 1000  # unstructured shares are kept in thousandths
 
 
