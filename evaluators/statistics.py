@@ -23,7 +23,7 @@ from evaluators.moments import InputMoments
 from evaluators.outputs import OutputWatch
 from evaluators.unfolding import unfold
 
-MAX_PLACES = 200_000  # unfolded input places per layer kept for C; beyond, places are taken at a regular stride
+MAX_PLACES = 100_000  # unfolded input places per layer kept for C; beyond, places are taken at a regular stride
 SAMPLED = 4096  # single input values per layer and batch kept to measure rounding
 
 
@@ -62,17 +62,17 @@ class _Accumulator:
         self.taylor: Tensor | None = None
 
     def add_input(self, x: Tensor, share: int) -> None:
-        rows = unfold(self.layer, x.detach())[::share].double()
+        rows = unfold(self.layer, x.detach())[::share].float()
         low, high = torch.aminmax(x.detach())
         self.range = torch.stack([torch.minimum(self.range[0], low.cpu()), torch.maximum(self.range[1], high.cpu())])
         self.sample.append(x.detach().flatten()[:: max(1, x.numel() // SAMPLED)].float().cpu())
-        self.gram = rows.T @ rows + (0 if self.gram is None else self.gram)
-        self.sum = rows.sum(0) + (0 if self.sum is None else self.sum)
+        self.gram = (rows.T @ rows).double() + (0 if self.gram is None else self.gram)
+        self.sum = rows.sum(0, dtype=torch.float64) + (0 if self.sum is None else self.sum)
         self.places += len(rows)
 
     def add_gradient(self, g: Tensor) -> None:
-        rows = (g.transpose(0, 1).flatten(1) if g.dim() == 4 else g.flatten(0, -2).T).double()
-        self.gradient = rows @ rows.T + (0 if self.gradient is None else self.gradient)
+        rows = (g.transpose(0, 1).flatten(1) if g.dim() == 4 else g.flatten(0, -2).T).float()
+        self.gradient = (rows @ rows.T).double() + (0 if self.gradient is None else self.gradient)
 
     def add_taylor(self, weight: Tensor) -> None:
         if weight.grad is not None:
