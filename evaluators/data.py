@@ -99,17 +99,21 @@ class Splits:
 
         With `ways`, every image is only augmented in so many ways, one an epoch in turns, and these are the same for every seed.
         """
-        per_epoch = max(1, len(self.train) // size)
-        for step in range(max(1, round(epochs * per_epoch))):
-            epoch, at = divmod(step, per_epoch)
-            order = torch.from_numpy(stream(seed, "order", epoch).permutation(len(self.train)))
-            index = order[at * size : (at + 1) * size]
-            way = epoch % ways if ways else None
-            if way is None:
-                images = self._augmented(index, stream(seed, "augment", step), device)
-            else:
-                images = self.seen(index, way, device)
-            yield TrainingBatch(images, self.train.labels[index].to(device), index, way)
+        for step in range(max(1, round(epochs * max(1, len(self.train) // size)))):
+            yield self.training_batch(size, seed, step, device, ways)
+
+    def training_batch(self, size: int, seed: int, step: int, device: torch.device, ways: int = 0) -> TrainingBatch:
+        """The batch of one step: a function of seed and step."""
+        epoch, at = divmod(step, max(1, len(self.train) // size))
+        order = torch.from_numpy(stream(seed, "order", epoch).permutation(len(self.train)))
+        index = order[at * size : (at + 1) * size]
+        way = epoch % ways if ways else None
+        images = (
+            self._augmented(index, stream(seed, "augment", step), device)
+            if way is None
+            else self.seen(index, way, device)
+        )
+        return TrainingBatch(images, self.train.labels[index].to(device), index, way)
 
     def seen(self, index: Tensor, way: int, device: torch.device) -> Tensor:
         """Training images augmented in one of the ways of `training_batches`, prepared."""

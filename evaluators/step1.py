@@ -162,7 +162,8 @@ def _mask_terms(space: CompressionSpace, trace: Trace, gradients: Gradients) -> 
     groups: dict[str, dict[int, int]] = {}
     for index, gene in enumerate(space.genes):
         if isinstance(gene, MaskGene):
-            groups.setdefault(gene.group, {})[gene.unit] = index
+            for group in gene.groups:
+                groups.setdefault(group, {})[gene.unit] = index
     numbers = space.network.columns
     found = []
     for name, units in groups.items():

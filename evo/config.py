@@ -71,6 +71,10 @@ class Space(Section):
     widths: list[float] = Field([0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0], description="shares of channels kept")
     multiple: int = Field(4, ge=1, description="channel counts are multiples of this")
     channel_codes: bool = Field(False, description="one bit per channel instead of widths by criteria")
+    shared_codes: list[str] = Field(
+        default_factory=list,
+        description="with channel_codes: channel groups made by layers of one pattern share their bits",
+    )
     criteria: list[str] = Field(["fisher"], description="saliency criteria: evo list criteria")
     weight_bits: list[int] = Field([2, 3, 4, 5, 6, 8, 32], description="1..8, and 32 for float")
     activation_bits: list[int] = Field([8, 32], description="2..8, and 32 for float")

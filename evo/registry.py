@@ -14,6 +14,7 @@ ALGORITHMS: Table = {
     "nsga3": "evo.algorithms.nsga:NSGA3",
     "ga": "evo.algorithms.ga:GA",
     "random": "evo.algorithms.random_search:RandomSearch",
+    "coevolution": "evo.algorithms.coevolution:Coevolution",
     "optuna_tpe": "evo.algorithms.optuna_sampler:OptunaTPE",
     "optuna_nsga2": "evo.algorithms.optuna_sampler:OptunaNSGA2",
 }
@@ -121,6 +122,11 @@ MODELS: Table = {
     "digits_cnn": "evaluators.models.small:digits_cnn",
 }
 
+# Networks of unpaired image translation: what model.factory and gan.discriminator name where section gan is given.
+GENERATORS: Table = {"resnet_generator": "evaluators.gan.networks:resnet_generator"}
+
+DISCRIMINATORS: Table = {"patch_discriminator": "evaluators.gan.networks:patch_discriminator"}
+
 DATASETS: Table = {
     "digits": "evaluators.datasets:digits",
     "cifar10": "evaluators.datasets:cifar10",
@@ -164,6 +170,8 @@ TABLES: Mapping[str, Table] = {
     "trackers": TRACKERS,
     "runtimes": RUNTIMES,
     "models": MODELS,
+    "generators": GENERATORS,
+    "discriminators": DISCRIMINATORS,
     "datasets": DATASETS,
     "measures": MEASURES,
 }

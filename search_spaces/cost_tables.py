@@ -59,7 +59,8 @@ class CostTables:
         found: dict[str, list[int]] = {}
         for at, gene in enumerate(self.space.genes):
             if isinstance(gene, MaskGene):
-                found.setdefault(gene.group, []).append(at)
+                for group in gene.groups:
+                    found.setdefault(group, []).append(at)
         return found
 
     @cached_property
@@ -146,10 +147,12 @@ def _touching(space: CompressionSpace, name: str, axes: Sequence[Axis]) -> froze
     return frozenset(i for i, gene in enumerate(space.genes) if _concerns(gene, name, groups, blocks))
 
 
-def _concerns(gene: Gene, name: str, groups: Collection[str], blocks: Collection[str]) -> bool:
+def _concerns(gene: Gene, name: str, groups: set[str], blocks: Collection[str]) -> bool:
     match gene:
-        case WidthGene() | MaskGene():
+        case WidthGene():
             return gene.group in groups
+        case MaskGene():
+            return not groups.isdisjoint(gene.groups)
         case CriterionGene():
             return False
         case SkipGene():

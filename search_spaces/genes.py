@@ -179,11 +179,17 @@ class SkipGene:
 
 @dataclass(frozen=True)
 class MaskGene:
-    """Whether one unit of a channel group is kept (allele 1): one bit of a binary channel code."""
+    """Whether one unit of a channel group is kept (allele 1): one bit of a binary channel code. The groups in `also`, of equal
+    size, share it."""
 
     group: str
     unit: int
     ordinal: bool = True
+    also: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return (self.group, *self.also)
 
     @property
     def name(self) -> str:

@@ -40,12 +40,13 @@ class SpaceOptions:
 
     codebooks x groups x roundings are the schemes of quantised weights, ranges the rules for the limits of quantised activations
     (names in `search_spaces.codebooks`). With channel_codes every unit of a channel group has a bit of its own, instead of widths
-    by criteria.
+    by criteria; groups of equal size with a producer that matches the same pattern of shared_codes then share their bits.
     """
 
     widths: tuple[float, ...] = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
     multiple: int = 4
     channel_codes: bool = False
+    shared_codes: tuple[str, ...] = ()
     criteria: tuple[str, ...] = ("fisher",)
     weight_bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 32)
     activation_bits: tuple[int, ...] = (8, 32)
@@ -71,8 +72,10 @@ def build_space(
     chosen_ranks: what rank rules chose for the weights of each layer, offered beside options.factor_shares.
     """
     genes: list[Gene] = []
+    followers = _followers(network.groups, options) if options.channel_codes else {}
     for group in network.groups:
-        genes.extend(_group_genes(group, options))
+        if group.name not in {name for names in followers.values() for name in names}:
+            genes.extend(_group_genes(group, options, followers.get(group.name, ())))
     for layer in network.layers:
         genes.extend(_layer_genes(layer, options, (chosen_ranks or {}).get(layer.name, ())))
     if options.skip_blocks:
@@ -103,11 +106,27 @@ def legal_widths(size: int, shares: Iterable[float], multiple: int) -> tuple[int
     return tuple(sorted(kept))
 
 
-def _group_genes(group: ChannelGroup, options: SpaceOptions) -> list[Gene]:
+def _followers(groups: tuple[ChannelGroup, ...], options: SpaceOptions) -> dict[str, tuple[str, ...]]:
+    """For the first group of every shared code the others that follow it; raises ValueError for a pattern that joins nothing."""
+    found: dict[str, tuple[str, ...]] = {}
+    free = [group for group in groups if not _kept(group.producers, options.keep)]
+    for pattern in options.shared_codes:
+        together = [group for group in free if _kept(group.producers, (pattern,))]
+        if len({group.size for group in together}) != 1 or len(together) < 2:
+            sizes = ", ".join(f"{group.name} ({group.size})" for group in together) or "none"
+            raise ValueError(
+                f"a pattern of space.shared_codes must match two or more channel groups of one size, but got {pattern!r}, "
+                f"which matches {sizes}; evo doctor lists the groups"
+            )
+        found[together[0].name] = tuple(group.name for group in together[1:])
+    return found
+
+
+def _group_genes(group: ChannelGroup, options: SpaceOptions, followers: tuple[str, ...]) -> list[Gene]:
     if _kept(group.producers, options.keep):
         return []
     if options.channel_codes:
-        return [MaskGene(group.name, unit) for unit in range(group.size)]
+        return [MaskGene(group.name, unit, also=followers) for unit in range(group.size)]
     if not options.widths:
         return []
     kept = legal_widths(group.size, options.widths, math.ceil(options.multiple / group.unit))

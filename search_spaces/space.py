@@ -148,8 +148,9 @@ class CompressionSpace:
         if not gone or isinstance(gene, SkipGene):
             return False
         if isinstance(gene, WidthGene | CriterionGene | MaskGene):
-            group = self.network.group(gene.group)
-            return set(group.producers) <= gone and set(group.consumers) <= gone
+            names = gene.groups if isinstance(gene, MaskGene) else (gene.group,)
+            groups = [self.network.group(name) for name in names]
+            return all(set(group.producers) <= gone and set(group.consumers) <= gone for group in groups)
         return gene.layer in gone
 
     def phenotypes(self, codes: np.ndarray) -> Phenotypes:
@@ -243,7 +244,8 @@ class CompressionSpace:
         found: dict[str, list[tuple[int, int]]] = {}
         for at, gene in enumerate(self.genes):
             if isinstance(gene, MaskGene):
-                found.setdefault(gene.group, []).append((gene.unit, at))
+                for group in gene.groups:
+                    found.setdefault(group, []).append((gene.unit, at))
         return {group: np.array([at for _, at in sorted(units)]) for group, units in found.items()}
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,24 @@ PATIENCE = 20  # proposals looked at per genome wanted, before an already seen o
 class Proposal(NamedTuple):
     genome: Genome
     parents: tuple[str, ...] = ()
+
+
+class HasGenome(Protocol):
+    @property
+    def genome(self) -> Genome: ...
+
+
+ProposalT = TypeVar("ProposalT", bound=HasGenome)
+
+
+class Variable(Protocol):
+    """What variation needs to know of a space, or of a part of one."""
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]: ...
+    @property
+    def ordinal(self) -> tuple[bool, ...]: ...
+    def repair(self, genome: Sequence[int]) -> Genome: ...
 
 
 class Variation(NamedTuple):
@@ -47,7 +65,7 @@ def starts(space: SearchSpace, rng: Rng) -> Iterator[Proposal]:
 
 
 def children(
-    space: SearchSpace, rng: Rng, parents: Sequence[Candidate], mate: Mating, variation: Variation
+    space: Variable, rng: Rng, parents: Sequence[Candidate], mate: Mating, variation: Variation
 ) -> Iterator[Proposal]:
     """Repaired children of the parents without end; `mate(n)` gives n indices of parents."""
     codes = np.array([p.genome for p in parents], dtype=np.int64)
@@ -65,7 +83,7 @@ def _twice(first: Array, second: Array) -> Array:
     return np.concatenate([first, second])
 
 
-def _breed(space: SearchSpace, rng: Rng, a: Array, b: Array, variation: Variation) -> tuple[Array, Array]:
+def _breed(space: Variable, rng: Rng, a: Array, b: Array, variation: Variation) -> tuple[Array, Array]:
     """Which pairs were crossed (P,), and their mutated children (2 P, L)."""
     crossed = rng.random(len(a)) < variation.crossover_rate
     child_a, child_b = variation.crossover(rng, a, b)
@@ -74,14 +92,14 @@ def _breed(space: SearchSpace, rng: Rng, a: Array, b: Array, variation: Variatio
     return crossed, variation.mutation(rng, both, limits, ordinal, variation.mutation_rate)
 
 
-def fresh(proposals: Iterable[Proposal], seen: Collection[str], count: int) -> list[Proposal]:
+def fresh(proposals: Iterable[ProposalT], seen: Collection[str], count: int) -> list[ProposalT]:
     """The first `count` genomes not seen before and not equal to one another.
 
     Where too few turn up among PATIENCE x count proposals, seen ones fill the rest.
     """
     known = set(seen)
-    new: list[Proposal] = []
-    old: list[Proposal] = []
+    new: list[ProposalT] = []
+    old: list[ProposalT] = []
     for proposal in islice(proposals, PATIENCE * count):
         digest = genome_digest(proposal.genome)
         (old if digest in known else new).append(proposal)

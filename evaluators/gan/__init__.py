@@ -1,0 +1,1 @@
+"""Unpaired image translation: generators, discriminators, their training, and what a compressed pair of generators is worth."""
