@@ -1,0 +1,216 @@
+"""Published MACs of ResNet-20 / CIFAR-10 reached with weights of at most 8 bits: a search, then a full tune at each limit.
+
+    python -m benchmarks.resnet20_points --weights cifar10_resnet20.safetensors --data DIR --epochs 40 [--run-dir DIR]
+
+At every limit the `--nominees` best networks of the search are tuned for `--trial-epochs`; the one with the lowest error on
+search-validation images is tuned for `--epochs`, and its last epoch measured on the test split. With a finished run directory no
+search is made, and what `--work` holds is not tuned again: `--limits 0.15` finishes one point alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import record
+from evaluators.compression import StepOptions
+from evaluators.recovery import Budget
+from evo.build import Study, build_study
+from evo.candidates import FINAL, STEP2, Evaluation
+from evo.inputs import Given
+from evo.randomness import evaluation_seed
+from evo.result import Result, load
+from search_spaces.network import Network
+from search_spaces.plan import CompressionPlan
+
+CONFIG = "configs/resnet20_cifar10_macs.yaml"
+LIMITS = (0.74, 0.46, 0.15)  # Vega's PruneEA: 91.22, 90.90 and 87.61 %, in float32 after 400 epochs
+MOST_BITS = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a point is tuned. The rate rises with what was cut: `lr` at the full MACs, `lr_small` where none are left."""
+
+    epochs: float
+    lr: float = 0.03
+    lr_small: float = 0.1
+    batch: int = 128
+    alpha: float = 0.9
+    temperature: float = 4.0
+    ways: int = 8
+
+    def budget(self, macs: float) -> Budget:
+        """For a network of this share of the original's MACs."""
+        lr = self.lr_small + (self.lr - self.lr_small) * macs
+        return Budget(
+            epochs=self.epochs,
+            batch=self.batch,
+            lr=lr,
+            alpha=self.alpha,
+            temperature=self.temperature,
+            warmup=min(0.1, 1 / max(self.epochs, 1)),
+            ways=self.ways,
+        )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Measures of every tune that was finished, by what it was; one JSON file each."""
+
+    folder: Path
+
+    def measured(self, key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+        file = self.folder / f"{key}.json"
+        if not file.is_file():
+            began = time.perf_counter()
+            found = measure()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({**found, "seconds": time.perf_counter() - began}, indent=2))
+        known: dict[str, float] = json.loads(file.read_text())
+        return known
+
+
+def nominees(result: Result, network: Network, limit: float, count: int) -> tuple[Evaluation, ...]:
+    """The most accurate measured networks within the limit, all of whose weights have at most 8 bits."""
+    most = limit * result.baseline["macs"]
+    measured = (e for e in result.evaluations if e.candidate.step == STEP2 and e.completed)
+    within = [e for e in measured if e.measures["macs"] <= most and low_bits(network, plan_of(result, e))]
+    distinct = {e.candidate.genome: e for e in reversed(within)}
+    return tuple(sorted(distinct.values(), key=lambda e: (e.measures["top1_error"], e.candidate.id))[:count])
+
+
+def plan_of(result: Result, evaluation: Evaluation) -> CompressionPlan:
+    space = result.problem.space
+    return space.decode(space.repair(evaluation.candidate.genome))
+
+
+def low_bits(network: Network, plan: CompressionPlan) -> bool:
+    """Whether every layer that is left stores its weights in at most 8 bits."""
+    gone = {layer for skip in plan.skips for layer in network.block(skip.block).layers}
+    bits = {b.layer: b.weight for b in plan.bits}
+    return all(bits.get(layer.name, 32) <= MOST_BITS for layer in network.layers if layer.name not in gone)
+
+
+def tuned(study: Study, result: Result, chosen: Evaluation, recipe: Recipe, test: bool) -> dict[str, float]:
+    """Measures of one network after the recipe, errors on search-validation images and, with `test`, on the test split."""
+    budget = recipe.budget(chosen.measures["macs"] / result.baseline["macs"])
+    options = StepOptions(study.config.evaluation.final.recalibration, 0, budget, test=test)
+    evaluator = replace(
+        study.evaluator, steps={FINAL: options}, artifacts=None, progress=_Progress(chosen.candidate.id)
+    )
+    seed = evaluation_seed(result.seed, chosen.candidate.genome, FINAL)
+    return evaluator.evaluate(plan_of(result, chosen), FINAL, seed)
+
+
+@dataclass
+class _Progress:
+    name: str
+    told: float = 0.0
+
+    def __call__(self, share: float) -> None:
+        if share >= self.told + 0.05:
+            self.told = share
+            print(f"{self.name}: {share:.0%}", flush=True)
+
+
+def point(
+    study: Study, result: Result, limit: float, recipe: Recipe, trial: Recipe, count: int, kept: Kept
+) -> dict[str, Any]:
+    """One row of the results: the nominee chosen by short tunes, and its measures after the full one."""
+    chosen = nominees(result, study.trace.network, limit, count)
+    if not chosen:
+        raise ValueError(
+            f"the search must have measured a network within macs<={limit}x, but got none; search longer or raise the limit"
+        )
+    best, tried = chosen[0], {}
+    if len(chosen) > 1:
+        tried = {e.candidate.id: _tried(study, result, e, limit, trial, kept) for e in chosen}
+        best = min(chosen, key=lambda e: tried[e.candidate.id])
+    found = kept.measured(_key(limit, best, recipe), lambda: tuned(study, result, best, recipe, True))
+    base = result.baseline
+    return {
+        "limit": limit,
+        "candidate_id": best.candidate.id,
+        "test_top1": 1 - found["test_top1_error"],
+        "macs": found["macs"] / base["macs"],
+        "size_bytes": found["size_bytes"] / base["size_bytes"],
+        "epochs": recipe.epochs,
+        "recipe": asdict(recipe),
+        "validation_error_of_trials": tried,
+        "seconds": found["seconds"],
+        "plan": json.loads(plan_of(result, best).to_json()),
+    }
+
+
+def _tried(study: Study, result: Result, nominee: Evaluation, limit: float, trial: Recipe, kept: Kept) -> float:
+    """The error on search-validation images after a short tune."""
+    return kept.measured(_key(limit, nominee, trial), lambda: tuned(study, result, nominee, trial, False))["top1_error"]
+
+
+def _key(limit: float, evaluation: Evaluation, recipe: Recipe) -> str:
+    settings = "-".join(f"{value:g}" for value in asdict(recipe).values())
+    return f"{limit:g}x-{evaluation.candidate.id}-{settings}"
+
+
+def figures(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    found = {}
+    for row in rows:
+        name = f"{row['limit']:g}".replace(".", "_")
+        found |= {
+            f"top1_at_{name}": row["test_top1"],
+            f"macs_at_{name}": row["macs"],
+            f"epochs_at_{name}": row["epochs"],
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="")
+    parser.add_argument("--data", default="")
+    parser.add_argument("--run-dir", default="runs/resnet20-points")
+    parser.add_argument("--work", default="runs/resnet20-points-tuned")
+    parser.add_argument("--epochs", type=float, default=40)
+    parser.add_argument("--trial-epochs", type=float, default=1)
+    parser.add_argument("--nominees", type=int, default=3)
+    parser.add_argument("--limits", type=float, nargs="+", default=LIMITS)
+    parser.add_argument("--lr", type=float, default=Recipe.lr)
+    parser.add_argument("--lr-small", type=float, default=Recipe.lr_small)
+    parser.add_argument("--batch", type=int, default=Recipe.batch)
+    parser.add_argument("--ways", type=int, default=Recipe.ways)
+    parser.add_argument("--set", action="append", default=[], help="override the search's configuration")
+    arguments = parser.parse_args()
+    recipe = Recipe(arguments.epochs, arguments.lr, arguments.lr_small, arguments.batch, ways=arguments.ways)
+    result = searched(Path(arguments.run_dir), arguments)
+    study = build_study(result.config, Path(arguments.run_dir), Given())
+    trial, kept = replace(recipe, epochs=arguments.trial_epochs), Kept(Path(arguments.work))
+    rows = []
+    for limit in arguments.limits:
+        rows.append(point(study, result, limit, recipe, trial, arguments.nominees, kept))
+        print(json.dumps({name: rows[-1][name] for name in ("limit", "candidate_id", "test_top1", "macs", "epochs")}))
+        more = {
+            "points": rows,
+            "search": result.config.budget.model_dump(),
+            "macs_counter": "convolutions and linear layers",
+        }
+        print(record.write("resnet20_points", figures(rows), [result.seed], more))
+
+
+def searched(run: Path, arguments: argparse.Namespace) -> Result:
+    if not (run / "run.json").is_file():
+        overrides = [f"model.weights={arguments.weights}", f"data.kwargs.root={arguments.data}", *arguments.set]
+        sets = [f"--set={override}" for override in overrides]
+        subprocess.run([sys.executable, "-m", "evo.cli", "search", CONFIG, "--run-dir", str(run), *sets], check=True)
+    return load(str(run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The benchmark of published points on a small network: who is nominated, what is tuned, and that it is tuned once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_run import evo, settings, write_config
+
+from benchmarks import resnet20_points
+from benchmarks.resnet20_points import Kept, Recipe, figures, low_bits, nominees, plan_of, point
+from evaluators.models.small import digits_cnn
+from evo.build import build_study
+from evo.inputs import Given
+from evo.result import load
+from search_spaces.plan import Bits, CompressionPlan
+
+
+def test_the_best_network_within_the_limit_is_tuned_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    save_file(digits_cnn(width=8).state_dict(), tmp_path / "weights.safetensors")
+    values = settings(tmp_path / "weights.safetensors")
+    values["space"]["weight_bits"] = [8]
+    config = write_config(tmp_path / "search.yaml", values)
+    assert evo(capsys, "search", config, "--run-dir", tmp_path / "run", "--quiet").code == 0
+    result = load(tmp_path / "run")
+    study = build_study(result.config, tmp_path / "run", Given())
+    network = study.trace.network
+    within = nominees(result, network, 0.9, 2)
+    for nominee in within:
+        assert nominee.measures["macs"] <= 0.9 * result.baseline["macs"]
+        assert low_bits(network, plan_of(result, nominee))
+    everyone = nominees(result, network, 0.9, 99)
+    assert [e.measures["top1_error"] for e in everyone] == sorted(e.measures["top1_error"] for e in everyone)
+
+    recipe, trial, kept = Recipe(0.5, batch=32, ways=2), Recipe(0.2, batch=32), Kept(tmp_path / "tuned")
+    row = point(study, result, 0.9, recipe, trial, 2, kept)
+    errors = row["validation_error_of_trials"]
+    assert row["candidate_id"] == min(errors, key=lambda name: (errors[name], list(errors).index(name)))
+    assert figures([row])["top1_at_0_9"] == row["test_top1"] and row["macs"] <= 0.9
+    assert row["test_top1"] * 40 == pytest.approx(round(row["test_top1"] * 40)), "a share of the 40 test images"
+    monkeypatch.setattr(resnet20_points, "tuned", None)
+    assert point(study, result, 0.9, recipe, trial, 2, kept) == row
+    with pytest.raises(ValueError, match=r"must have measured a network within macs<=0.001x, but got none"):
+        point(study, result, 0.001, recipe, trial, 2, kept)
+
+
+def test_a_float_layer_disqualifies(tmp_path: Path) -> None:
+    from nets import named
+
+    network = named("digits_cnn").network
+    names = [layer.name for layer in network.layers]
+    assert low_bits(network, CompressionPlan(bits=tuple(Bits(name, 8) for name in names)))
+    assert not low_bits(network, CompressionPlan(bits=tuple(Bits(name, 8) for name in names[1:])))
+
+
+def test_the_learning_rate_follows_what_is_left() -> None:
+    recipe = Recipe(10, lr=0.02, lr_small=0.1)
+    assert [recipe.budget(share).lr for share in (1.0, 0.5, 0.0)] == pytest.approx([0.02, 0.06, 0.1])
