@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from evaluators.protocol import Evaluator, EvaluatorFactory
+from evaluators.protocol import Evaluator, EvaluatorFactory, Versioned
 from evo.candidates import Outcome, Request, Status
 
 
@@ -21,12 +21,22 @@ def answer(evaluator: Evaluator, request: Request, threads: int, worker: str) ->
     began = time.perf_counter()
     try:
         with torch_threads(threads):
-            measured = evaluator.evaluate(request.plan, request.step, request.seed)
+            measured = _at(evaluator, request.weights_version).evaluate(request.plan, request.step, request.seed)
         measures = {str(name): float(value) for name, value in measured.items()}
     except Exception as error:
         seconds = time.perf_counter() - began
         return Outcome(request.key, Status.FAILED, reason=first_line(error), seconds=seconds, worker=worker)
     return Outcome(request.key, Status.COMPLETED, measures, seconds=time.perf_counter() - began, worker=worker)
+
+
+def _at(evaluator: Evaluator, version: int) -> Evaluator:
+    if not version:
+        return evaluator
+    if not isinstance(evaluator, Versioned):
+        raise TypeError(
+            f"an evaluator of shared weights must have the method at, but got {type(evaluator).__name__}; add it"
+        )
+    return evaluator.at(version)
 
 
 def first_line(error: BaseException) -> str:

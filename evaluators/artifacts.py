@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from evaluators.codebooks import SMALLEST
@@ -20,8 +20,9 @@ from evo.verification import CONTENT_SHA256
 from search_spaces.plan import CompressionPlan
 
 
-def tuned_name(plan: CompressionPlan, step: str, seed: int) -> str:
-    return f"{plan.digest}-{step}-{seed}.safetensors"
+def tuned_name(plan: CompressionPlan, step: str, seed: int, version: int = 0) -> str:
+    """version: that of the shared weights from which the network was taken, if any."""
+    return f"{plan.digest}-{step}-{seed}{f'-{version}' if version else ''}.safetensors"
 
 
 def save_tuned(folder: Path, name: str, module: nn.Module) -> None:
@@ -33,9 +34,14 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """One safetensors file, put in place whole, with a checksum of its tensors in the metadata."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    save_file(own, partial, {**(metadata or {}), CONTENT_SHA256: _content_sha256(own)})
+    partial.write_bytes(tensor_bytes(tensors, metadata))
     os.replace(partial, file)
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of a safetensors file, with a checksum of its tensors in the metadata."""
+    own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    return save(own, {**(metadata or {}), CONTENT_SHA256: _content_sha256(own)})
 
 
 def _content_sha256(tensors: Mapping[str, Tensor]) -> str:

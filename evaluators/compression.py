@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from evaluators.moments import InputMoments, collect_moments
 from evaluators.quantise import bake
 from evaluators.recovery import Budget, classify, tune
 from evaluators.saliency import Ranking
+from evaluators.supernets.weights import SharedWeights
 from search_spaces.costs import costs
 from search_spaces.phenotype import of_plan
 from search_spaces.plan import CompressionPlan
@@ -62,7 +63,8 @@ class StepOptions:
 class CompressionEvaluator:
     """Measures: top1_error and cross_entropy on the search-validation split, all costs, and test_* at a step that tests.
 
-    `teacher` is the uncompressed network in eval mode; it is never changed. Results depend on (plan, step, seed) alone.
+    `teacher` is the uncompressed network in eval mode; it is never changed. Results depend on (plan, step, seed) alone, and on
+    the version of the shared weights from which networks are taken, 0 meaning the teacher's own.
     """
 
     teacher: nn.Module
@@ -74,6 +76,8 @@ class CompressionEvaluator:
     artifacts: Path | None = None
     latency: LatencyProbe | None = None
     progress: Callable[[float], None] | None = None
+    shared: SharedWeights | None = None
+    version: int = 0
     _known: dict[str, InputMoments] = field(default_factory=dict, repr=False, compare=False)
 
     def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
@@ -92,6 +96,10 @@ class CompressionEvaluator:
                 f"the built module must have {expected['params']:.0f} parameters, but got {counted}; report this plan"
             )
         return {**measures, **expected, "epochs": options.tune.epochs}
+
+    def at(self, version: int) -> CompressionEvaluator:
+        """The evaluator of networks taken from a version of the shared weights."""
+        return replace(self, version=version)
 
     def measure(self, module: nn.Module, options: StepOptions) -> dict[str, float]:
         """Errors of a finished module."""
@@ -116,9 +124,8 @@ class CompressionEvaluator:
     def realise(self, plan: CompressionPlan, step: str, seed: int) -> nn.Module:
         """The tuned network of a plan at a step: from the kept weights where there are any, else made again, equally."""
         options = self.steps[step]
-        moments = self._moments(plan)
-        module = compose(self.teacher, self.trace, self.ranking, plan, moments).to(self.device)
-        name = tuned_name(plan, step, seed)
+        module = self._built(plan).to(self.device)
+        name = tuned_name(plan, step, seed, self.version)
         if self.artifacts is not None and load_tuned(self.artifacts, name, module):
             return module.eval()
         calibration = self._calibration(options)
@@ -127,7 +134,8 @@ class CompressionEvaluator:
             self._tune(module, plan, options.tune, seed)
             recalibrate(module, calibration, ranges=False)
         module.eval()
-        if options.save and self.artifacts is not None:
+        inherited = bool(self.version) and options.tune.epochs <= 0  # made again sooner than it is stored
+        if options.save and self.artifacts is not None and not inherited:
             save_tuned(self.artifacts, name, module)
         return module
 
@@ -138,6 +146,15 @@ class CompressionEvaluator:
     @cached_property
     def _answers(self) -> TeacherAnswers:
         return TeacherAnswers(self.teacher, self.splits, self.device)
+
+    def _built(self, plan: CompressionPlan) -> nn.Module:
+        if not self.version:
+            return compose(self.teacher, self.trace, self.ranking, plan, self._moments(plan))
+        if self.shared is None:
+            raise ValueError(
+                f"an evaluator must hold shared weights, but got version={self.version} without; report this"
+            )
+        return self.shared.extract(plan, self.version)
 
     def _moments(self, plan: CompressionPlan) -> Mapping[str, InputMoments]:
         """Those of the uncompressed network; collected when a plan first needs them, and the same whichever plan that is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from search_spaces.plan import CompressionPlan
 
@@ -16,6 +16,14 @@ class Evaluator(Protocol):
     """
 
     def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class Versioned(Evaluator, Protocol):
+    """An evaluator that can also take networks from shared weights."""
+
+    def at(self, version: int) -> Evaluator:
+        """As an evaluator of networks from this version of the weights; 0 means none."""
 
 
 EvaluatorFactory = Callable[[], Evaluator]

@@ -49,6 +49,7 @@ from evo.result import Choice, Result, load
 from evo.resuming import require_same_search
 from evo.steady import Steady, run_steady
 from evo.storage import RunDirectory
+from evo.supernets import keepers, trainer_of, with_shared
 from evo.timing import latency_for_card
 from evo.workers import build_backend, worker_kit
 from evo.writing import write_outputs
@@ -175,25 +176,33 @@ def _check_given(config: Config, given: Given, run_dir: str, call: str) -> None:
 def _run(run: RunDirectory, study: Study, address: str | None, listeners: Listeners, given: Given) -> Result:
     """Search, then the last step for the picks, then the figures; everything interrupted here can be resumed."""
     config = study.config
-    study = keep_study(study, run)
+    study = with_shared(keep_study(study, run), run.folder)
     backend = build_backend(config, worker_kit(study, given), address)
+    trainer = trainer_of(study)
     tracker = _tracker(run, study)
     marks = absolute_marks(config.tracking.marks, run.info.baseline)
     info = SearchInfo(config.name, run.uri, config.flat(), dict(run.info.baseline), marks)
     observers = reports(_view(study), info, [listeners.display, tracker])
-    kept: tuple[SearchObserver, ...] = (KeepTracking(run, tracker), KeepFront(study.problem, run.local))
+    kept: tuple[SearchObserver, ...] = (
+        KeepTracking(run, tracker),
+        KeepFront(study.problem, run.local),
+        *keepers(study, trainer),
+    )
     budget = Budget(**config.budget.model_dump())
     try:
         algorithm = build_algorithm(config.algorithm, study.problem, study.tables)
         if config.execution.asynchronous and isinstance(algorithm, Steady):
             run_steady(study.problem, algorithm, backend, run, config.seed, budget, (*observers, *kept))
         else:
-            run_search(study.problem, algorithm, backend, scorers(study), run, config.seed, budget, (*observers, *kept))
+            everyone = (*observers, *kept)
+            run_search(study.problem, algorithm, backend, scorers(study), run, config.seed, budget, everyone, trainer)
         result = load(run.uri)
         measure_finals(run, result, backend, config.evaluation.final.picks, listeners.note)
         if config.evaluation.final.picks and not result.final_baseline:
             keep_baseline(run, study.evaluator.baseline(FINAL))
     finally:
+        if trainer is not None:
+            trainer.close()
         backend.close()
     result = load(run.uri, given)
     write_outputs(run, result)
@@ -217,7 +226,8 @@ def _tracker(run: RunDirectory, study: Study) -> Any:
             )
         genome = study.space.repair(evaluation.candidate.genome)
         seed = evaluation_seed(study.config.seed, genome, STEP2)
-        return bake(study.evaluator.realise(study.space.decode(genome), STEP2, seed)), study.example.cpu().numpy()
+        evaluator = study.evaluator.at(evaluation.weights_version)
+        return bake(evaluator.realise(study.space.decode(genome), STEP2, seed)), study.example.cpu().numpy()
 
     return resolve(TRACKERS, section.tracker)(
         uri=os.path.expandvars(section.uri),
@@ -250,11 +260,12 @@ def export_point(result: Result, point: FrontPoint, out: Path, format: str | Non
     given = result.given or Given()
     _check_given(result.config, given, result.run_dir, "evo.load")
     require_free(out, kind)
-    study = build_study(result.config, run.local, given)
+    study = with_shared(build_study(result.config, run.local, given), run.folder)
     step = FINAL if point.candidate_id in result.finals else STEP2
     evaluation = result.evaluation(point.candidate_id, step)
     seed = evaluation_seed(result.config.seed, genome_of(result, point, study.space), step)
-    module = study.evaluator.realise(point.plan, step, seed)
+    version = evaluation.weights_version if evaluation is not None else 0
+    module = study.evaluator.at(version).realise(point.plan, step, seed)
     measures = dict(evaluation.measures) if evaluation is not None else dict(point.measures)
     return export(
         module,

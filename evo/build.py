@@ -23,6 +23,7 @@ from evaluators.saliency import Ranking, rank
 from evaluators.statistics import collect
 from evaluators.step1 import build_tables
 from evaluators.step1_file import read_step1, write_step1
+from evaluators.supernets.sorting import refused_groups
 from evo.algorithm import AnyAlgorithm
 from evo.candidates import STEP1, STEP2, Scorer
 from evo.checks import algorithm_class, check
@@ -36,6 +37,7 @@ from evo.registry import CRITERIA, resolve
 from evo.space_file import SPACE_FILE, space_to_json
 from evo.storage import RunDirectory
 from evo.timing import TIMING_FILE, TimedTables, Timing, kept_in, probe_of, timing_of
+from search_spaces.elastic import without_widths
 from search_spaces.space import CompressionSpace
 
 SURROGATE = "predicted_loss_increase"
@@ -100,6 +102,8 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     described = trace(teacher, example)
     check_kept(config, [layer.name for layer in described.network.layers])
     space = space_of(config, described.network, teacher)
+    if config.supernet is not None:
+        space = without_widths(space, refused_groups(described))
     ranking, tables = _step1(config, teacher, described, splits, space, folder / STEP1_FILE if folder else None)
     timing = timing_of(config, folder, described.network, teacher, example)
     models = folder / "models" if folder else None

@@ -30,6 +30,7 @@ from evo.registry import (
     check_name,
     resolve,
 )
+from evo.shared_weights import TrainsWeights
 from evo.steady import Steady
 from search_spaces.sparsity import pattern_of
 
@@ -69,7 +70,9 @@ def check(config: Config, measures: Collection[str]) -> None:
             _check_known(f"tracking.marks.{name}", measure, {*measures, *MEASURES})
     absolute_marks(config.tracking.marks, dict.fromkeys(MEASURES, 1.0))  # their numbers can be read
     _check_secrets(config)
-    _check_asynchronous(config, algorithm_class(config.algorithm))
+    made = algorithm_class(config.algorithm)
+    _check_asynchronous(config, made)
+    _check_supernet(config, made)
 
 
 def _check_space(config: Config) -> None:
@@ -139,6 +142,52 @@ def _check_asynchronous(config: Config, made: Any) -> None:
             "execution.asynchronous needs an algorithm that gives one candidate at a time, but got "
             f"algorithm.name={config.algorithm.name!r}; set it to nsga2, nsga3 or random"
         )
+
+
+def _check_supernet(config: Config, made: Any) -> None:
+    trains = issubclass(getattr(made, "func", made), TrainsWeights)
+    if config.supernet is None:
+        if trains:
+            raise ValueError(
+                f"algorithm.name={config.algorithm.name!r} needs shared weights, but got no section supernet; write one, "
+                "or choose another algorithm"
+            )
+        return
+    inner = config.algorithm.inner
+    if inner is not None and issubclass(_class(inner), TrainsWeights):
+        raise ValueError(
+            f"an algorithm that trains shared weights must not be wrapped, but got {inner.name} inside {config.algorithm.name}; "
+            "make it the algorithm"
+        )
+    if config.execution.asynchronous:
+        raise ValueError("shared weights need generations, but got execution.asynchronous=true; set it to false")
+    space = config.space
+    unfit = {
+        "factors": space.factors,
+        "sparsity": space.sparsity,
+        "channel_codes": space.channel_codes,
+        "compensate": space.compensate,
+        "roundings": [name for name in space.roundings if name != "nearest"],
+        "criteria": space.criteria[1:],
+    }
+    for key, value in unfit.items():
+        if value:
+            raise ValueError(
+                "shared weights serve widths by one criterion, bits rounded to the nearest and skipped blocks, but got "
+                f"space.{key}={getattr(space, key)!r}; reduce it, or search without a supernet"
+            )
+
+    for key, step in (("step2", config.evaluation.step2), ("final", config.evaluation.final)):
+        if step.tune.features:
+            raise ValueError(
+                "features are compared channel by channel, which shared weights have in another order, but got "
+                f"evaluation.{key}.tune.features={step.tune.features:g}; use tune.attention, or search without a supernet"
+            )
+
+
+def _class(config: AlgorithmConfig) -> Any:
+    made = algorithm_class(config)
+    return getattr(made, "func", made)
 
 
 def _check_pick(pick: str, measures: Collection[str]) -> None:

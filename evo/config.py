@@ -156,6 +156,31 @@ class Final(Step):
     tune: Tune = Field(default_factory=lambda: Tune(epochs=5))
 
 
+class Supernet(Section):
+    """One set of weights for all candidates: their fitness is what they get from it, after batch-norm recalibration. Epochs are
+    passes over the training split, fractions allowed. Only widths, bits and skipped blocks can share weights."""
+
+    warm_up: float = Field(5.0, ge=0, description="epochs on random subnets, before the first evaluation")
+    epochs: float = Field(
+        1.0, ge=0, description="epochs on subnets of the population, every generation (algorithm cars)"
+    )
+    horizon: float = Field(20.0, gt=0, description="epochs over which the learning rate falls to lr_min")
+    batch: int = Field(64, ge=1, description="images per step")
+    lr: float = Field(0.05, gt=0, description="learning rate of SGD at the start, falling as a cosine")
+    lr_min: float = Field(0.001, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    subnets: int = Field(4, ge=1, description="subnets per step, the two of the sandwich rule included")
+    sandwich: bool = Field(True, description="every step trains the largest and the narrowest subnet too")
+    in_place_distillation: bool = Field(
+        True, description="the first subnet of a step learns labels, the others its answers"
+    )
+    layer_drop: float = Field(
+        0.0, ge=0, lt=1, description="probability that a residual block is left out of a drawn subnet"
+    )
+    private_norms: bool = Field(False, description="batch-norm scales and shifts of its own for every width of a layer")
+
+
 class Evaluation(Section):
     step1: Step1 = Field(default_factory=Step1)
     step2: Step = Field(default_factory=Step)
@@ -217,6 +242,9 @@ class Config(Section):
     constraints: list[ConstraintConfig] = Field(default_factory=list)
     algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    supernet: Supernet | None = Field(
+        None, description="shared weights; default: every candidate is built from the original"
+    )
     latency: LatencySection | None = Field(None, description="measure latency; default where latency_ms is named")
     execution: Execution = Field(default_factory=Execution)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)

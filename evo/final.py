@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from evo.candidates import FINAL, STEP2, Backend, Candidate, Evaluation, Request
 from evo.front import FrontPoint
+from evo.loop import evaluation_of
 from evo.randomness import evaluation_seed
 from evo.result import BASELINE_FILE, Result
 from evo.storage import RunDirectory
@@ -46,15 +47,15 @@ def measure_finals(
     note(f"last step: tuning {len(wanted)} picks: {', '.join(wanted)}")
     pending = {candidate.key: candidate for candidate in wanted.values()}
     space, seed = result.problem.space, result.config.seed
+    versions = {e.candidate.id: e.weights_version for e in result.evaluations if e.candidate.step == STEP2}
     requests = []
     for key, candidate in pending.items():
-        genome = space.repair(candidate.genome)
-        requests.append(Request(key, space.decode(genome), FINAL, evaluation_seed(seed, genome, FINAL)))
+        genome, version = space.repair(candidate.genome), versions[candidate.id]
+        requests.append(Request(key, space.decode(genome), FINAL, evaluation_seed(seed, genome, FINAL), version))
     done = []
     for outcome in backend.evaluate(requests):
-        evaluation = Evaluation(
-            pending[outcome.key], outcome.status, outcome.measures, outcome.reason, 0, outcome.seconds, outcome.worker
-        )
+        candidate = pending[outcome.key]
+        evaluation = evaluation_of(candidate, outcome, versions[candidate.id])
         run.record("final", (evaluation,))
         note(_sentence(evaluation))
         done.append(evaluation)

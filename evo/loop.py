@@ -20,6 +20,7 @@ from evo.manifest import Manifest
 from evo.observers import Audience, SearchObserver, Standing
 from evo.problem import Problem
 from evo.randomness import evaluation_seed
+from evo.shared_weights import Trainer, version_for
 from evo.storage import RunDirectory
 from search_spaces.genome import Genome, SearchSpace
 
@@ -40,12 +41,14 @@ def run_search(
     seed: int,
     budget: Budget = Budget(),  # noqa: B008 - frozen
     observers: Sequence[SearchObserver] = (),
+    trainer: Trainer | None = None,
 ) -> tuple[Evaluation, ...]:
     """Begin or continue the run in `run` until the budget is spent or the algorithm asks for nothing more.
 
     Steps in `scorers` are scored here on the driver, all others by the backend. Returns all evaluations by round, in
     the order in which the algorithm asked for them; but for `seconds` and `worker` they depend on the arguments alone, not
-    on workers, order of completion or interruptions. The caller closes the backend. Raises StorageError when the run
+    on workers, order of completion or interruptions. With a trainer, shared weights are trained before a batch that asks for
+    it is evaluated, and rows carry their version. The caller closes backend and trainer. Raises StorageError when the run
     directory fails for good, and lets KeyboardInterrupt through; both leave a directory that can be resumed.
     """
     manifest = run.latest()
@@ -63,7 +66,8 @@ def run_search(
             batch, asked = algorithm.ask(state)
             if not batch.candidates or not budget.allows(batch, archive, clock.seconds, scorers):
                 break
-            work = Round(manifest.rounds + 1, problem.space, backend, scorers, run, seed, memory, audience)
+            version = version_for(trainer, batch, archive)
+            work = Round(manifest.rounds + 1, problem.space, backend, scorers, run, seed, memory, audience, version)
             evaluations = work.evaluate(batch)
             state = algorithm.tell(asked, evaluations)
             manifest = run.commit(manifest, evaluations, encode(state), clock.seconds)
@@ -127,11 +131,11 @@ class Memory:
     def work(self, candidate: Candidate, weights_version: int = 0) -> tuple[Genome, str, int]:
         return self._space.repair(candidate.genome), candidate.step, weights_version
 
-    def find(self, candidate: Candidate) -> Evaluation | None:
+    def find(self, candidate: Candidate, weights_version: int = 0) -> Evaluation | None:
         known = self._by_key.get(candidate.key)
         if known is not None and known.candidate == candidate:
             return known
-        copied = self._by_work.get(self.work(candidate))
+        copied = self._by_work.get(self.work(candidate, weights_version))
         return copied and replace(copied, candidate=candidate, seconds=0.0, worker=MEMORY)
 
 
@@ -163,18 +167,14 @@ class Round:
     seed: int
     memory: Memory
     audience: Audience
+    version: int = 0
 
     def evaluate(self, batch: Batch) -> tuple[Evaluation, ...]:
         """The evaluations of all candidates, in the batch's order."""
-        if batch.train_on:
-            raise ValueError(
-                f"a batch must not train shared weights, but got {len(batch.train_on)} genomes in train_on; "
-                "use an algorithm without a supernet"
-            )
         new: dict[Any, Candidate] = {}
         for candidate in batch.candidates:
-            if self.memory.find(candidate) is None:
-                new.setdefault(self.memory.work(candidate), candidate)
+            if self._known(candidate) is None:
+                new.setdefault(self.memory.work(candidate, self._version(candidate)), candidate)
         arrived, journal = set(), _Journal(self.run, self.number)
         for evaluations in chain(self._score(list(new.values())), self._measure(list(new.values()))):
             journal.add(evaluations)
@@ -189,10 +189,17 @@ class Round:
         return answers
 
     def _answer(self, candidate: Candidate) -> Evaluation:
-        found = self.memory.find(candidate)
+        found = self._known(candidate)
         if found is None:
             raise RuntimeError(f"a backend must answer every request, but got none for key={candidate.key}; correct it")
         return found
+
+    def _known(self, candidate: Candidate) -> Evaluation | None:
+        return self.memory.find(candidate, self._version(candidate))
+
+    def _version(self, candidate: Candidate) -> int:
+        """What the driver scores knows nothing of shared weights."""
+        return 0 if candidate.step in self.scorers else self.version
 
     def _score(self, candidates: list[Candidate]) -> Iterator[tuple[Evaluation, ...]]:
         for step, scorer in self.scorers.items():
@@ -204,22 +211,25 @@ class Round:
         pending = {c.key: c for c in candidates if c.step not in self.scorers}
         if not pending:
             return
-        for outcome in self.backend.evaluate([request_for(self.space, self.seed, c) for c in pending.values()]):
-            yield (evaluation_of(pending[outcome.key], outcome),)
+        requests = [request_for(self.space, self.seed, c, self.version) for c in pending.values()]
+        for outcome in self.backend.evaluate(requests):
+            yield (evaluation_of(pending[outcome.key], outcome, self.version),)
 
 
-def request_for(space: SearchSpace, seed: int, candidate: Candidate) -> Request:
+def request_for(space: SearchSpace, seed: int, candidate: Candidate, version: int = 0) -> Request:
     """The work that a candidate stands for; its seed is a function of the run's seed, the step and the genome."""
     genome = space.repair(candidate.genome)
-    return Request(candidate.key, space.decode(genome), candidate.step, evaluation_seed(seed, genome, candidate.step))
+    own_seed = evaluation_seed(seed, genome, candidate.step)
+    return Request(candidate.key, space.decode(genome), candidate.step, own_seed, version)
 
 
-def evaluation_of(candidate: Candidate, outcome: Outcome) -> Evaluation:
+def evaluation_of(candidate: Candidate, outcome: Outcome, version: int = 0) -> Evaluation:
     return Evaluation(
         candidate,
         outcome.status,
         outcome.measures,
         outcome.reason,
+        version,
         seconds=outcome.seconds,
         worker=outcome.worker,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from evaluators.compression import CompressionEvaluator, frozen_teacher
 from evaluators.describe import trace
 from evaluators.prepare import prepared
 from evaluators.saliency import Ranking
+from evaluators.supernets.weights import SharedWeights, WeightStore
 from evo.build import Study
 from evo.candidates import StreamingBackend
 from evo.config import Config, parse
-from evo.inputs import Given, device_of, load_splits, new_model, step_options
+from evo.inputs import Given, device_of, load_splits, new_model, space_of, step_options
 from evo.registry import BACKENDS, resolve
+from evo.supernets import supernet_of
 from evo.timing import Timing, probe_of
 
 
@@ -34,6 +36,7 @@ class WorkerKit:
     artifacts: str | None
     timing: str | None
     given: Given
+    store: WeightStore | None = None
 
 
 def worker_kit(study: Study, given: Given) -> WorkerKit:
@@ -46,6 +49,7 @@ def worker_kit(study: Study, given: Given) -> WorkerKit:
         str(artifacts.resolve()) if artifacts else None,
         study.timing.to_json() if study.timing is not None else None,
         given,
+        None if study.evaluator.shared is None else study.evaluator.shared.store,
     )
 
 
@@ -64,9 +68,12 @@ def make_evaluator(kit: WorkerKit) -> CompressionEvaluator:
     artifacts = Path(kit.artifacts) if kit.artifacts else None
     timing = None if kit.timing is None else Timing.from_json(kit.timing)
     probe = probe_of(config, timing, described.network, teacher, example, artifacts)
-    return CompressionEvaluator(
-        teacher, described, Ranking(kit.order), splits, step_options(config), device, artifacts, probe
-    )
+    ranking, options = Ranking(kit.order), step_options(config)
+    evaluator = CompressionEvaluator(teacher, described, ranking, splits, options, device, artifacts, probe)
+    if kit.store is None:
+        return evaluator
+    supernet = supernet_of(config, teacher, described, ranking, space_of(config, described.network, teacher))
+    return replace(evaluator, shared=SharedWeights(supernet, kit.store))
 
 
 def build_backend(config: Config, kit: WorkerKit, address: str | None) -> StreamingBackend:

@@ -25,6 +25,7 @@ TOP = {
     "evo/explain.py",
     "evo/report.py",
     "evo/inputs.py",
+    "evo/supernets.py",
     "evo/timing.py",
     "evo/workers.py",
 }

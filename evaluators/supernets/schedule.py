@@ -1,0 +1,76 @@
+"""When shared weights are trained on what: everything is a function of the step's number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evo.randomness import stream
+from search_spaces.elastic import largest, narrowest
+from search_spaces.genome import Genome
+from search_spaces.network import Network
+from search_spaces.plan import CompressionPlan, Skip
+from search_spaces.space import CompressionSpace
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Version 1 of the weights follows `warm_up` epochs on random subnets and `epochs` on the population; every further version
+    `epochs` on the population of its generation (Yang et al. 2020, CARS, section 3.2). Epochs may be fractions.
+
+    The learning rate falls from lr to lr_min as a cosine over `horizon` epochs in all and stays there. A step trains `subnets`
+    plans; with the sandwich rule (Yu and Huang 2019) the first two are the largest and the narrowest. layer_drop: probability
+    with which every residual block of a drawn plan is left out of a step (Fan et al. 2020).
+    """
+
+    warm_up: float = 5.0
+    epochs: float = 1.0
+    horizon: float = 20.0
+    batch: int = 64
+    lr: float = 0.05
+    lr_min: float = 0.001
+    subnets: int = 4
+    sandwich: bool = True
+    layer_drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        fixed = 2 if self.sandwich else 0
+        if self.subnets <= fixed:
+            raise ValueError(
+                f"a step must train drawn subnets beside the {fixed} of the sandwich rule, but got subnets={self.subnets}; "
+                f"set it to {fixed + 1} or more"
+            )
+
+    def last_step(self, version: int, images: int) -> int:
+        """How many steps version `version` has behind it, with so many training images."""
+        per_epoch = max(1, images // self.batch)
+        return round(self.warm_up * per_epoch) + version * max(1, round(self.epochs * per_epoch))
+
+    def warming(self, step: int, images: int) -> bool:
+        return step < self.last_step(0, images)
+
+    def rate(self, step: int, images: int) -> float:
+        done = min(1.0, step / max(1, round(self.horizon * max(1, images // self.batch))))
+        return self.lr_min + 0.5 * (self.lr - self.lr_min) * (1 + math.cos(math.pi * done))
+
+    def plans(
+        self, space: CompressionSpace, population: Sequence[Genome], seed: int, step: int
+    ) -> tuple[CompressionPlan, ...]:
+        """What this step trains: drawn from the population with replacement, or from the whole space without one."""
+        rng = stream(seed, "subnets", step)
+        fixed = [largest(space), narrowest(space)] if self.sandwich else []
+        count = self.subnets - len(fixed)
+        drawn = [population[i] for i in rng.integers(0, len(population), count)] if population else []
+        genomes = drawn or [space.sample(rng) for _ in range(count)]
+        dropped = (self._dropped(space.network, space.decode(genome), rng) for genome in genomes)
+        return (*(space.decode(genome) for genome in fixed), *dropped)
+
+    def _dropped(self, network: Network, plan: CompressionPlan, rng: np.random.Generator) -> CompressionPlan:
+        if not self.layer_drop:
+            return plan
+        present = [block.name for block in network.blocks if Skip(block.name) not in plan.skips]
+        gone = [name for name in present if rng.random() < self.layer_drop]
+        return CompressionPlan(plan.widths, skips=(*plan.skips, *map(Skip, gone)), bits=plan.bits)

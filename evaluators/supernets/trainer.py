@@ -1,0 +1,67 @@
+"""Train shared weights from one version to the next: interrupted anywhere, the versions are those of the uninterrupted run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from evaluators.data import Splits
+from evaluators.supernets.protocol import Supernet
+from evaluators.supernets.schedule import Schedule
+from evaluators.supernets.weights import WeightStore
+from search_spaces.genome import Genome
+from search_spaces.space import CompressionSpace
+
+PAUSE_S = 60.0  # of training that a crash may lose
+
+
+@dataclass(frozen=True)
+class SupernetTrainer:
+    """Batches, subnets and learning rates are functions of the seed and the step, so a state is weights, momentum and step."""
+
+    supernet: Supernet
+    space: CompressionSpace
+    splits: Splits
+    schedule: Schedule
+    store: WeightStore
+    seed: int
+    device: torch.device
+    pause_s: float = PAUSE_S
+
+    def train(self, version: int, population: Sequence[Genome]) -> None:
+        """Make a version of the weights from the one before and publish it; nothing to do where it is published already."""
+        if version in self.store.versions():
+            return
+        step = self._begin(version)
+        kept, images = time.monotonic(), len(self.splits.train)
+        for at in range(step, self.schedule.last_step(version, images)):
+            self._step(at, population)
+            if time.monotonic() - kept >= self.pause_s:
+                self.store.write(version, self.supernet.state(), at + 1, finished=False)
+                kept = time.monotonic()
+        self.store.write(version, self.supernet.state(), self.schedule.last_step(version, images), finished=True)
+
+    def close(self) -> None: ...
+
+    def _begin(self, version: int) -> int:
+        """Load what this version starts from; the step at which it goes on."""
+        found = self.store.read(version, finished=False) or (self.store.read(version - 1) if version > 1 else None)
+        if found is None and version > 1:
+            raise ValueError(
+                f"version {version} of the shared weights must follow version {version - 1}, but got a run directory without it; "
+                "restore it from a copy, or start a new search in another run directory"
+            )
+        if found is None:
+            return 0
+        self.supernet.load(found[0])
+        return found[1]
+
+    def _step(self, step: int, population: Sequence[Genome]) -> None:
+        images = len(self.splits.train)
+        drawn_from = () if self.schedule.warming(step, images) else population
+        plans = self.schedule.plans(self.space, drawn_from, self.seed, step)
+        batch = self.splits.training_batch(self.schedule.batch, self.seed, step, self.device)
+        self.supernet.train_step(plans, batch.images, batch.labels, self.schedule.rate(step, images))
