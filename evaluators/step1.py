@@ -162,7 +162,7 @@ def _mask_terms(space: CompressionSpace, trace: Trace, gradients: Gradients) -> 
     groups: dict[str, dict[int, int]] = {}
     for index, gene in enumerate(space.genes):
         if isinstance(gene, MaskGene):
-            for group in gene.groups:
+            for group in gene.places:
                 groups.setdefault(group, {})[gene.unit] = index
     numbers = space.network.columns
     found = []

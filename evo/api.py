@@ -246,7 +246,8 @@ def _view(study: Study) -> View:
     learned = next((name for name in names if name in LEARNED), "top1_error")
     pair = FidelityPair(STEP1, SURROGATE, STEP2, learned)
     execution = study.config.execution
-    return View(study.problem, STEP2, pair, execution.workers if execution.backend == "ray" else 1, budgets)
+    workers = execution.workers if execution.backend == "ray" else 1
+    return View(study.problem, STEP2, pair, workers, budgets, f"half_{costs[0]}" if costs else "")
 
 
 def export_point(result: Result, point: FrontPoint, out: Path, format: str | None = None) -> Path:

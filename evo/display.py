@@ -99,7 +99,7 @@ def progress_facts(progress: Progress) -> dict[str, str]:
         "evaluations": f"{progress.evaluations:,}{scored}{failed}",
         "front": f"{len(progress.front)} points" if progress.front else "",
         "hypervolume": _number(progress.hypervolume),
-        "best under budget": best,
+        f"best at {progress.budget.replace('_', ' ')}" if progress.budget else "best": best,
         "tau between steps": _interval(progress),
         "time": _duration(progress.seconds),
         "left": _duration(progress.seconds_left),

@@ -14,7 +14,7 @@ from evaluators.step1_file import read_step1
 from evo.build import STEP1_FILE
 from evo.candidates import STEP2
 from evo.explain_figures import explanation_html, explanation_png
-from evo.explanation import Explanation, Sensitivity, allele_label, explain_point, is_decision, uncompressed
+from evo.explanation import Explanation, Sensitivity, explain_point, uncompressed
 from evo.front import FrontPoint, spread
 from evo.result import Result
 from evo.storage import RunDirectory
@@ -67,7 +67,7 @@ def sensitivities(tables: LossTables) -> tuple[Sensitivity, ...]:
     rest = uncompressed(space)
     found = []
     for at, gene in enumerate(space.genes):
-        if not is_decision(gene):
+        if not (gene.decides and gene.cardinality > 1):
             continue
         rows = np.array(
             [_with(row, at, allele) for allele in range(gene.cardinality) for row in _criteria(tables, at, rest)]
@@ -76,7 +76,7 @@ def sensitivities(tables: LossTables) -> tuple[Sensitivity, ...]:
         losses = tables.contributions(rows)[:, own].sum(axis=1)
         scores = losses.reshape(gene.cardinality, -1).min(axis=1)
         kind, _, place = gene.name.partition(":")
-        labels = tuple(allele_label(gene, allele) for allele in range(gene.cardinality))
+        labels = tuple(gene.label(allele) for allele in range(gene.cardinality))
         found.append(Sensitivity(place, kind, labels, tuple(float(s) for s in scores)))
     return tuple(found)
 

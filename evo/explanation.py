@@ -9,23 +9,8 @@ from typing import Any
 import numpy as np
 
 from evo.front import FrontPoint
-from search_spaces.codebooks import CHANNEL, TENSOR
 from search_spaces.decompositions import METHODS, parts
-from search_spaces.genes import (
-    DENSE,
-    ActivationBitsGene,
-    CriterionGene,
-    FactorGene,
-    Gene,
-    MaskGene,
-    RangeGene,
-    SchemeGene,
-    SkipGene,
-    SparsityGene,
-    WeightBitsGene,
-    WidthGene,
-    full_allele,
-)
+from search_spaces.genes import full_allele
 from search_spaces.network import Layer, Network
 from search_spaces.phenotype import Phenotypes, axis_sizes, of_plan
 from search_spaces.plan import FLOAT_BITS, CompressionPlan
@@ -92,33 +77,6 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         layers = [{**asdict(story), "decision": story.decision, "loss": story.loss} for story in self.layers]
         return {**self.point.to_json(), "layers": layers}
-
-
-def allele_label(gene: Gene, allele: int) -> str:
-    match gene:
-        case WidthGene():
-            return f"{gene.kept[allele]} ch"
-        case WeightBitsGene() | ActivationBitsGene():
-            return "float" if gene.bits[allele] >= FLOAT_BITS else f"{gene.bits[allele]} bit"
-        case FactorGene():
-            option = gene.options[allele]
-            return option.method if option == DENSE else f"{option.method} {option.share:.3g}"
-        case SchemeGene():
-            scheme = gene.schemes[allele]
-            group = {CHANNEL: "", TENSOR: " per tensor"}.get(scheme.group, f" per {scheme.group}")
-            return f"{scheme.codebook}{group}{'' if scheme.rounding == 'nearest' else f' {scheme.rounding}'}"
-        case SparsityGene():
-            pattern = gene.patterns[allele]
-            share = f"{pattern.kept}:{pattern.of}" if pattern.structured else f"{pattern.kept / pattern.of:g}"
-            return "dense" if allele == 0 else f"keeps {share}"
-        case RangeGene():
-            return gene.rules[allele]
-        case MaskGene():
-            return "keep" if allele else "drop"
-        case SkipGene():
-            return "skip" if allele else "keep"
-        case _:
-            return f"choice {allele}"
 
 
 def explain_point(
@@ -207,7 +165,7 @@ class _Reasons:
     def _places(self, layer: str) -> set[str]:
         """The layer itself and its groups, where they have genes."""
         groups = {g.name for g in self.space.network.groups if layer in g.producers}
-        return {place for _, _, place in (g.name.partition(":") for g in self.space.genes)} & (groups | {layer})
+        return {gene.place for gene in self.space.genes} & (groups | {layer})
 
     def _mildest(self, story: LayerStory) -> str:
         places = self._places(story.name)
@@ -239,8 +197,3 @@ def _touches(plan: CompressionPlan, layer: str, groups: set[str]) -> bool:
 def uncompressed(space: CompressionSpace) -> np.ndarray:
     """The genome that changes nothing, codes (genes,)."""
     return np.array([full_allele(gene) for gene in space.genes], dtype=np.int64)
-
-
-def is_decision(gene: Gene) -> bool:
-    """Whether a gene alone can change the network; a criterion only says how another one does."""
-    return gene.cardinality > 1 and not isinstance(gene, CriterionGene)

@@ -21,7 +21,6 @@ BASELINE = {"name": "baseline", "symbol": "star", "colour": "#d62728"}
 KNEE = {"name": "knee", "symbol": "circle-open", "colour": "#111111"}
 MARK_COLOUR = "#e377c2"
 MARK_SYMBOLS, MARK_SHAPES = ("diamond", "cross", "triangle-up", "x"), ("D", "P", "^", "X")  # of plotly, of matplotlib
-BAR = {"title": {"text": "generation"}, "thickness": 12}
 Marks = Mapping[str, Mapping[str, float]]
 NO_MARKS: Marks = {}
 HOW_TO_READ = (
@@ -95,11 +94,18 @@ def parallel_figure(points: Sequence[FrontPoint]) -> Any:
     for fact in plan_facts(points[0].plan):
         columns[fact.replace("_", " ")] = [plan_facts(point.plan)[fact] for point in points]
     moving = {name: values for name, values in columns.items() if min(values) < max(values)}
-    line = {"color": [p.generation for p in points], "colorscale": COLOURS, "showscale": True, "colorbar": BAR}
+    generations = [p.generation for p in points]
+    line = {"color": generations, "colorscale": COLOURS, "showscale": True, "colorbar": _bar(generations)}
     dimensions = [{"label": name, "values": values} for name, values in moving.items()]
     figure = go.Figure(go.Parcoords(line=line, dimensions=dimensions))
     figure.update_layout(template="plotly_white", height=420, margin={"t": 60, "l": 70, "r": 40, "b": 30})
     return figure
+
+
+def _bar(generations: Sequence[int]) -> dict[str, Any]:
+    """A colour bar with whole generations on it."""
+    spread = max(generations, default=0) - min(generations, default=0)
+    return {"title": {"text": "generation"}, "thickness": 12, "tick0": 0, "dtick": max(1, math.ceil(spread / 8))}
 
 
 def front_png(
@@ -192,7 +198,7 @@ def _front_traces(
     xs, ys = _pair_data(points, baseline, pair, marks)
     generations = [p.generation for p in points]
     markers: list[dict[str, Any]] = [
-        {"size": 11, "color": generations, "colorscale": COLOURS, "showscale": True, "colorbar": BAR},
+        {"size": 11, "color": generations, "colorscale": COLOURS, "showscale": True, "colorbar": _bar(generations)},
         {"size": 20, "symbol": KNEE["symbol"], "color": KNEE["colour"], "line": {"width": 2}},
         {"size": 16, "symbol": BASELINE["symbol"], "color": BASELINE["colour"]},
         *({"size": 13, "symbol": MARK_SYMBOLS[i % len(MARK_SYMBOLS)], "color": MARK_COLOUR} for i in range(len(marks))),

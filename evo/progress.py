@@ -29,7 +29,8 @@ class Progress:
 
     `round` counts batches, of which a generation may have several. `evaluations` are those at the front's fidelity
     step, `scored` those at other steps, `failed` the failures among both. `tau` is Kendall's between the steps with its
-    95 % interval, `worker_use` the share of worker time spent evaluating, `done` the used share of the budget.
+    95 % interval, `budget` what `best_under_budget` had to keep to (such as half_macs), `worker_use` the share of
+    worker time spent evaluating, `done` the used share of the search's own budget.
     """
 
     generation: int
@@ -40,6 +41,7 @@ class Progress:
     hypervolume: float
     scored: int = 0
     best_under_budget: Mapping[str, float] = field(default_factory=dict)
+    budget: str = ""
     tau: float = math.nan
     tau_low: float = math.nan
     tau_high: float = math.nan
@@ -59,19 +61,20 @@ class Progress:
         return self.seconds * (1 - self.done) / self.done if self.done > 0 else math.nan
 
     def metrics(self) -> dict[str, float]:
-        """Every number that is known, by name."""
+        """Every number that is known, by name; a slash begins a section of its own in charts."""
+        within = f"_at_{self.budget}" if self.budget else ""
         values = {
             "hypervolume": self.hypervolume,
-            "evaluations": self.evaluations,
-            "scored": self.scored,
-            "failed": self.failed,
-            "seconds": self.seconds,
-            "tau": self.tau,
-            "tau_low": self.tau_low,
-            "tau_high": self.tau_high,
-            "worker_use": self.worker_use,
             "front_size": len(self.front),
-            **{f"best.{name}": value for name, value in self.best_under_budget.items()},
+            "tau": self.tau,
+            "tau/low": self.tau_low,
+            "tau/high": self.tau_high,
+            "work/evaluations": self.evaluations,
+            "work/scored": self.scored,
+            "work/failed": self.failed,
+            "work/seconds": self.seconds,
+            "work/worker_use": self.worker_use,
+            **{f"best_{name}{within}": value for name, value in self.best_under_budget.items()},
         }
         return {name: float(value) for name, value in values.items() if not math.isnan(value)}
 

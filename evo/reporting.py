@@ -27,13 +27,14 @@ class FidelityPair:
 
 @dataclass(frozen=True)
 class View:
-    """How a search is summed up: the front at `step`, the best within `budgets` of (measure, upper)."""
+    """How a search is summed up: the front at `step`, the best within `budgets` of (measure, upper), named `budget`."""
 
     problem: Problem
     step: str = STEP2
     pair: FidelityPair | None = None
     workers: int = 1
     budgets: tuple[tuple[str, float], ...] = ()
+    budget: str = ""
 
     def progress(self, standing: Standing) -> Progress:
         rows = standing.evaluations
@@ -49,6 +50,7 @@ class View:
             seconds=standing.seconds,
             hypervolume=dominated_share(self.problem, front),
             best_under_budget=self._best(rows),
+            budget=self.budget,
             tau=tau,
             tau_low=low,
             tau_high=high,

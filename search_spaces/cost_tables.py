@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from search_spaces.costs import costs
-from search_spaces.genes import CriterionGene, Gene, MaskGene, SkipGene, WidthGene
+from search_spaces.genes import BLOCK, GROUP, Gene, MaskGene, SkipGene, WidthGene
 from search_spaces.network import Axis, Block, Layer, Network, Vector
 from search_spaces.phenotype import Phenotypes, full
 from search_spaces.space import CompressionSpace
@@ -59,7 +59,7 @@ class CostTables:
         found: dict[str, list[int]] = {}
         for at, gene in enumerate(self.space.genes):
             if isinstance(gene, MaskGene):
-                for group in gene.groups:
+                for group in gene.places:
                     found.setdefault(group, []).append(at)
         return found
 
@@ -147,18 +147,9 @@ def _touching(space: CompressionSpace, name: str, axes: Sequence[Axis]) -> froze
     return frozenset(i for i, gene in enumerate(space.genes) if _concerns(gene, name, groups, blocks))
 
 
-def _concerns(gene: Gene, name: str, groups: set[str], blocks: Collection[str]) -> bool:
-    match gene:
-        case WidthGene():
-            return gene.group in groups
-        case MaskGene():
-            return not groups.isdisjoint(gene.groups)
-        case CriterionGene():
-            return False
-        case SkipGene():
-            return gene.block in blocks
-        case _:
-            return gene.layer == name
+def _concerns(gene: Gene, name: str, groups: Collection[str], blocks: Collection[str]) -> bool:
+    concerned: Collection[str] = {GROUP: groups, BLOCK: blocks}.get(gene.scope, (name,))
+    return gene.decides and any(place in concerned for place in gene.places)
 
 
 def _only(network: Network, part: Part) -> Network:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from search_spaces.codebooks import CHANNEL, Scheme
+from search_spaces.codebooks import CHANNEL
 from search_spaces.decompositions import suits
 from search_spaces.genes import (
     DENSE,
@@ -25,7 +25,6 @@ from search_spaces.genes import (
     WidthGene,
 )
 from search_spaces.network import ChannelGroup, Layer, Network
-from search_spaces.plan import Bits
 from search_spaces.schemes import SchemeChoice, schemes_of
 from search_spaces.space import CompressionSpace
 from search_spaces.sparsity import DENSE as DENSE_PATTERN
@@ -81,7 +80,7 @@ def build_space(
     if options.skip_blocks:
         genes.extend(SkipGene(b.name) for b in network.blocks if not _kept(b.layers, options.keep))
     chosen = tuple(gene for gene in genes if gene.cardinality > 1)
-    if not any(not isinstance(gene, CriterionGene) for gene in chosen):
+    if not any(gene.decides for gene in chosen):
         raise ValueError(
             "the space must leave something to choose, but got no gene with two alleles; allow more widths, bits or factors"
         )
@@ -92,11 +91,7 @@ def _states(gene: Gene, chosen: tuple[Gene, ...]) -> bool:
     """A gene of one allele stays where it tells something: the criterion of a group with a width, or fixed bits."""
     if isinstance(gene, CriterionGene):
         return any(isinstance(g, WidthGene) and g.group == gene.group for g in chosen)
-    if isinstance(gene, SchemeGene):
-        return gene.schemes != (Scheme(),)
-    if isinstance(gene, RangeGene):
-        return gene.rules != (Bits.range,)
-    return isinstance(gene, WeightBitsGene | ActivationBitsGene)
+    return gene.tells
 
 
 def legal_widths(size: int, shares: Iterable[float], multiple: int) -> tuple[int, ...]:

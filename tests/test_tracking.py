@@ -21,6 +21,7 @@ from evo.progress import Progress, SearchInfo
 from evo.tracking import MlflowTracker
 from search_spaces.plan import Bits, CompressionPlan, Width
 
+BASELINE = {"baseline.top1_error": "0.05", "baseline.macs": "2e+06"}
 EXAMPLE = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 8)
 LOAD = """
 import sys, mlflow.pytorch, torch
@@ -73,6 +74,11 @@ def children(client: MlflowClient, run_id: str) -> dict[str, mlflow.entities.Run
     return {run.data.tags["candidate_id"]: run for run in found}
 
 
+def models(client: MlflowClient, run_id: str) -> dict[str, mlflow.entities.LoggedModel]:
+    """What the model pages of MLflow 3 list, by name."""
+    return {model.name: model for model in client.search_logged_models([client.get_run(run_id).info.experiment_id])}
+
+
 def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_front_member(
     uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -93,10 +99,10 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
     assert second.run_id == first.run_id
     run = client.get_run(first.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.params == {"population": "8", "generations": "2"}
+    assert run.data.params == {"population": "8", "generations": "2"} | BASELINE
     assert run.data.tags["resumed.generations"] == "4"
     assert history(client, run.info.run_id, "hypervolume") == {g: 0.5 + g for g in range(4)}
-    assert "worker_use" not in run.data.metrics  # it was never known
+    assert "work/worker_use" not in run.data.metrics  # it was never known
     assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {
         "front.parquet",
         "front.html",
@@ -110,11 +116,15 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
     members = children(client, run.info.run_id)
     assert set(members) == {"c0", "c1"}
     child = members["c1"]
+    assert child.info.run_name == "c1 top1_error 20.00 %, macs 0.25x"
     assert child.data.metrics == {"top1_error": 0.2, "macs": 5e5, "macs_x": 0.25, "params": 10.0}
+    assert child.data.params["mean_weight_bits"] == "3"
+    model = models(client, run.info.run_id)["c1"]
+    assert model.status == "READY" and {metric.key: metric.value for metric in model.metrics} == child.data.metrics
     plan = Path(client.download_artifacts(child.info.run_id, "plan.json", str(tmp_path))).read_text()
     assert CompressionPlan.from_json(plan) == point(1).plan
     printed = subprocess.run(
-        [sys.executable, "-c", LOAD, uri, f"runs:/{child.info.run_id}/model"],
+        [sys.executable, "-c", LOAD, uri, f"models:/{model.model_id}"],
         capture_output=True,
         text=True,
         check=False,
@@ -128,17 +138,18 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
 
 
 def test_a_longer_search_replaces_the_members_that_left_the_front(uri: str) -> None:
-    tracker = MlflowTracker(uri)
+    tracker = MlflowTracker(uri, load_model=load_model)
     tracker.on_start(info())
     tracker.on_end(progress(1, (point(0), point(1))), "finished")
     kept = children(MlflowClient(uri), tracker.run_id)["c1"].info.run_id
-    again = MlflowTracker(uri, run_id=tracker.run_id)
+    again = MlflowTracker(uri, run_id=tracker.run_id, load_model=load_model)
     again.on_start(info())
     again.on_end(progress(2, (point(1, "final"), point(2))), "finished")
     members = children(MlflowClient(uri), tracker.run_id)
     assert set(members) == {"c1", "c2"}
     assert members["c1"].info.run_id == kept
     assert members["c1"].data.tags["step"] == "final"
+    assert set(models(MlflowClient(uri), tracker.run_id)) == {"c1", "c2"}
 
 
 def test_a_network_that_cannot_be_exported_costs_its_model_only(uri: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -201,4 +212,4 @@ def test_what_was_not_written_while_mlflow_was_away_is_written_at_the_end(tmp_pa
     folder.mkdir()
     tracker.on_end(progress(2), "finished")
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    assert history(client, tracker.run_id, "evaluations") == {0: 0.0, 1: 10.0, 2: 20.0}
+    assert history(client, tracker.run_id, "work/evaluations") == {0: 0.0, 1: 10.0, 2: 20.0}
