@@ -13,6 +13,7 @@ from evaluators.layers import TransposedConv2d
 
 LayerT = TypeVar("LayerT", nn.Conv2d, nn.Linear)
 Pair = tuple[int, int]
+TINY = 1e-9  # ridge of least squares, of the mean diagonal
 
 
 class Rearrange(nn.Module):
@@ -115,6 +116,13 @@ def filled(layer: LayerT, weight: Tensor, bias: Tensor | None) -> LayerT:
     return layer.to(weight.device)
 
 
+def solved_normal(normal: Tensor, right: Tensor) -> Tensor:
+    """X (outputs, f) with X normal = right, for a positive semi-definite normal (f, f) that gets a tiny ridge; float64."""
+    ridge = TINY * normal.diagonal().mean().clamp_min(1e-30)
+    solved: Tensor = torch.linalg.solve(normal + ridge * torch.eye(len(normal)).to(normal), right.T).T
+    return solved
+
+
 def patch_map(parts: Sequence[nn.Module], shape: Sequence[int]) -> Tensor:
     """The matrix (outputs, fan-in) by which a chain without its biases maps an unfolded input of a weight of this shape
     (outputs, fan-in...) to its output, or to the outputs of all places that the layers after it would read."""
@@ -123,11 +131,12 @@ def patch_map(parts: Sequence[nn.Module], shape: Sequence[int]) -> Tensor:
     x = torch.eye(fan_in, device=device).view(fan_in, *shape[1:])
     with torch.no_grad():
         for part in parts:
-            x = _applied(part, x)
+            x = applied(part, x)
     return x.flatten(1).T
 
 
-def _applied(part: nn.Module, x: Tensor) -> Tensor:
+def applied(part: nn.Module, x: Tensor) -> Tensor:
+    """One part of a chain, without its bias, on patches (or what earlier parts made of them)."""
     if isinstance(
         part, nn.Conv2d
     ):  # the patch is the whole image: neither stride, padding nor dilation has anything to do

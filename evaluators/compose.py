@@ -14,7 +14,8 @@ from evaluators.factorise import factorise
 from evaluators.layers import Layer, layer_of, weight_of
 from evaluators.masks import compensated_mask, mask_of
 from evaluators.moments import InputMoments
-from evaluators.quantise import activation_quantisers, quantise_layer
+from evaluators.part_moments import part_moments
+from evaluators.quantise import activation_quantisers, quantise_chain, quantise_layer
 from evaluators.saliency import Ranking
 from evaluators.slicing import slice_channels
 from search_spaces.phenotype import of_plan
@@ -49,12 +50,23 @@ def compose(
     masked = [Bits(name) for name in sparse if name not in {bits.layer for bits in plan.bits}]
     for bits in (*plan.bits, *masked):
         if not bits.layer.startswith(skipped):
-            layer, known = smaller.get_submodule(bits.layer), inputs.get(bits.layer)
-            mask = (
-                _mask(layer_of(smaller, bits.layer), sparse[bits.layer], bits, known) if bits.layer in sparse else None
+            kernel = weight_of(model, bits.layer).shape[2:]
+            replace(
+                smaller, bits.layer, _rounded(smaller, bits, sparse.get(bits.layer), inputs.get(bits.layer), kernel)
             )
-            replace(smaller, bits.layer, quantise_layer(layer, bits, known, mask))
     return smaller
+
+
+def _rounded(
+    model: nn.Module, bits: Bits, sparse: Sparse | None, inputs: InputMoments | None, kernel: Sequence[int]
+) -> nn.Module:
+    """What stands in for a (possibly factorised) layer, once of this kernel, when it is masked and quantised."""
+    module = model.get_submodule(bits.layer)
+    if isinstance(module, nn.Sequential):
+        known = part_moments(module, kernel, inputs) if inputs is not None and bits.data_aware else {}
+        return quantise_chain(module, bits, known)
+    mask = None if sparse is None else _mask(layer_of(model, bits.layer), sparse, bits, inputs)
+    return quantise_layer(module, bits, inputs, mask)
 
 
 def _mask(layer: Layer, sparse: Sparse, bits: Bits, inputs: InputMoments | None) -> Tensor:
@@ -101,8 +113,7 @@ def _compensate(
 
 def data_aware_layers(trace: Trace, plan: CompressionPlan) -> tuple[str, ...]:
     """Layers for which `compose` needs the moments of their inputs."""
-    factorised = {factor.layer for factor in plan.factors}
-    rounded = [b.layer for b in plan.bits if b.data_aware and b.layer not in factorised]
+    rounded = [bits.layer for bits in plan.bits if bits.data_aware]
     masked = [sparse.layer for sparse in plan.sparse if sparse.data_aware]
     weighted = [factor.layer for factor in plan.factors if factor.metric == "inputs"]
     return tuple(dict.fromkeys((*rounded, *masked, *weighted, *compensated_layers(trace, plan))))

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.chains import (
+    Shift,
     checked,
     conv_of,
     linear,
     part_conv,
     patch_map,
     pointwise_conv,
+    solved_normal,
     weight_of_layer,
     whole_conv,
 )
 from evaluators.cp import cp
 from evaluators.moments import InputMoments
-from evaluators.tensor_train import tt2, tt3
-
-TINY = 1e-9  # ridge of least squares, of the mean diagonal
+from evaluators.tensor_train import fit_last_core, tt2, tt3
 
 
 def svd(layer: nn.Module, ranks: tuple[int, ...]) -> nn.Sequential:
@@ -107,46 +107,44 @@ def factorise(
 ) -> nn.Sequential:
     """The chain that stands in for a layer; with the moments of its inputs, the one whose outputs are closer.
 
-    svd is then exactly optimal; elsewhere the last layer of the chain is fitted to the outputs by least squares, which cannot
-    make them worse. Tensor trains have no such layer and stay as they are. A bias takes up the change of the outputs' mean.
+    svd is then exactly optimal; elsewhere the last layer (or core) of the chain is fitted to the outputs by least squares, which
+    cannot make them worse. A bias takes up the change of the outputs' mean.
     """
     chain = FACTORISERS[method](layer, ranks)
-    last = chain[-1]
-    if inputs is None or not isinstance(last, nn.Conv2d | nn.Linear):
+    if inputs is None:
         return chain
-    weight, bias = weight_of_layer(layer), last.bias is not None
-    moment = inputs.second(bias).to(weight.device)
+    weight, biased = weight_of_layer(layer), "bias" in dict(layer.named_parameters())
+    moment = inputs.second(biased).to(weight.device)
     if method == "svd":
         chain = weighted_svd(layer, ranks, moment)
+    elif method in ("tt2", "tt3"):
+        fit_last_core(chain, weight, moment)
     else:
         features = patch_map(list(chain)[:-1], weight.shape)
-        _fill(last, least_squares(weight.flatten(1), features, moment))
-    if last.bias is not None:
-        change = patch_map(list(chain), weight.shape) - weight.flatten(1)
-        _add_bias(chain[-1], inputs.bias_for(change))
+        _fill(chain[-1], least_squares(weight.flatten(1), features, moment))
+    _take_up(chain, weight, inputs)
     return chain
+
+
+def _take_up(chain: nn.Sequential, weight: Tensor, inputs: InputMoments) -> None:
+    last = chain[-1]
+    if isinstance(last, nn.Conv2d | nn.Linear | Shift) and last.bias is not None:
+        change = patch_map(list(chain), weight.shape) - weight.flatten(1)
+        with torch.no_grad():
+            last.bias.add_(inputs.bias_for(change).to(last.bias))
 
 
 def least_squares(weight: Tensor, features: Tensor, second_moment: Tensor) -> Tensor:
     """The matrix X (outputs, f) for which X A x is closest to W x, for features A (f, fan-in) of inputs x of this second moment:
     W M A^T (A M A^T)^-1."""
     a, m = features.double(), second_moment.double()
-    normal = a @ m @ a.T
-    normal.diagonal().add_(TINY * normal.diagonal().mean().clamp_min(1e-30))
-    solved: Tensor = torch.linalg.solve(normal, a @ m @ weight.double().T).T
-    return solved
+    return solved_normal(a @ m @ a.T, weight.double() @ m @ a.T)
 
 
 def _fill(layer: nn.Module, weight: Tensor) -> None:
     with torch.no_grad():
         tensor = weight_of_any(layer)
         tensor.copy_(weight.view_as(tensor))
-
-
-def _add_bias(layer: nn.Module, shift: Tensor) -> None:
-    if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
-        with torch.no_grad():
-            layer.bias.add_(shift.to(layer.bias))
 
 
 def weight_of_any(layer: nn.Module) -> Tensor:

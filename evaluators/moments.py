@@ -28,6 +28,10 @@ class InputMoments:
         index = torch.tensor(columns, device=self.mean.device)
         return InputMoments(self.mean[index], self.covariance[index][:, index])
 
+    def through(self, matrix: Tensor) -> InputMoments:
+        """Those of the features A x, A (features, fan-in)."""
+        return InputMoments(matrix @ self.mean, matrix @ self.covariance @ matrix.T)
+
     def second(self, bias: bool) -> Tensor:
         """What the mean squared output error of a weight change dW is a quadratic form of: tr(dW M dW^T).
 

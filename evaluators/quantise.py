@@ -8,6 +8,7 @@ torch layers whose weights lie in the codebook.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -241,20 +242,22 @@ class QuantisedLayer(nn.Module):
         return layer._conv_forward(x, self.weight(), layer.bias)
 
 
+def quantise_chain(chain: nn.Sequential, bits: Bits, inputs: Mapping[int, InputMoments]) -> nn.Sequential:
+    """As `quantise_layer` for every convolution and linear layer of a factorised layer; moments by position."""
+    layers = (nn.Conv2d, nn.Linear)
+    wrapped = (quantise_layer(p, bits, inputs.get(i)) if isinstance(p, layers) else p for i, p in enumerate(chain))
+    return nn.Sequential(*wrapped)
+
+
 def quantise_layer(
     module: nn.Module, bits: Bits, inputs: InputMoments | None = None, mask: Tensor | None = None
 ) -> nn.Module:
-    """Wrap every convolution and linear layer of a (possibly factorised) layer; 32 and 32 bits without a mask leave it untouched.
+    """Wrap a convolution or linear layer; 32 and 32 bits without a mask leave it untouched.
 
-    With the moments of its inputs, the weight of a layer that is not factorised is rounded as `bits.rounding` says; without them,
-    and in factors, to the nearest level.
+    With the moments of its inputs the weight is rounded as `bits.rounding` says; without them to the nearest level.
     """
     if bits.weight >= FLOAT_BITS and bits.activation >= FLOAT_BITS and mask is None:
         return module
-    if isinstance(module, nn.Sequential):
-        return nn.Sequential(
-            *(quantise_layer(part, bits) if isinstance(part, nn.Conv2d | nn.Linear) else part for part in module)
-        )
     if not isinstance(module, nn.Conv2d | nn.Linear):
         raise TypeError(
             f"only Conv2d and Linear layers can be quantised, but got {type(module).__name__}; leave it at 32 bits"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from evaluators.chains import Rearrange, Shift, checked, linear, linear_of
+from evaluators.chains import Rearrange, Shift, checked, linear, linear_of, solved_normal
 from search_spaces.decompositions import balanced, tt_limits
 
 
@@ -48,6 +48,32 @@ def tt3(layer: nn.Module, ranks: tuple[int, ...]) -> nn.Sequential:
         Rearrange(3, (n2, n3, n1), (2, 0, 1), (n1 * n2 * n3,)),
         *_shift(dense.bias),
     )
+
+
+def fit_last_core(chain: nn.Sequential, weight: Tensor, second_moment: Tensor) -> None:
+    """Choose the core that is applied last anew, so that the outputs are closest on inputs of this second moment M (C, C).
+
+    With p the places at which it is applied and G (p, r, c') what the other cores do, W[n1, p, (c1 c')] is approximated by
+    sum over r of A[n1, c1, r] G[p, r, c']: least squares in A, the same for every n1.
+    """
+    cores = [at for at, part in enumerate(chain) if isinstance(part, nn.Linear)]
+    core = linear_of(chain[cores[-1]])
+    c1, n1 = balanced(weight.shape[1], len(cores))[0], core.out_features
+    g = _others(chain[: cores[-1]], weight.shape[1], c1, core.in_features // c1)
+    target, m = weight.double().view(n1, len(g), -1), second_moment.double().view(c1, g.shape[2], c1, g.shape[2])
+    overlaps = torch.einsum("prx,psy->rsxy", g, g)
+    normal = torch.einsum("rsxy,axby->arbs", overlaps, m).flatten(2).flatten(0, 1)
+    right = torch.einsum("npax,prx->nar", (target @ second_moment.double()).unflatten(2, (c1, -1)), g).flatten(1)
+    with torch.no_grad():
+        core.weight.copy_(solved_normal(normal, right))
+
+
+@torch.no_grad()
+def _others(parts: nn.Sequential, inputs: int, c1: int, r: int) -> Tensor:
+    """G (p, r, c') of the cores before the last, read off at unit inputs; float64. They treat all c1 alike."""
+    x = torch.eye(inputs)[: inputs // c1].to(next(parts.parameters()))
+    found: Tensor = parts(x).reshape(len(x), -1, c1, r)[:, :, 0]
+    return found.permute(1, 2, 0).double()
 
 
 def _shift(bias: Tensor | None) -> tuple[Shift, ...]:

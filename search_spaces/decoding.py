@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from search_spaces.codebooks import Scheme
-from search_spaces.decompositions import DATA_AWARE, METHODS
+from search_spaces.decompositions import METHODS
 from search_spaces.genes import CriterionGene
 from search_spaces.genome import Genome
 from search_spaces.links import Links
@@ -47,8 +47,7 @@ def plan_of(links: Links, genome: Genome, one: Phenotypes, skipped: Collection[s
 
 
 def _factor(links: Links, layer: str, method: str, ranks: np.ndarray) -> Factor:
-    metric = links.metrics.get(layer, Factor.metric) if method in DATA_AWARE else Factor.metric
-    return Factor(layer, method, tuple(int(r) for r in ranks if r), metric)
+    return Factor(layer, method, tuple(int(r) for r in ranks if r), links.metrics.get(layer, Factor.metric))
 
 
 def _bits(links: Links, layer: str, column: int, one: Phenotypes, genome: Genome) -> Bits:

@@ -12,7 +12,6 @@ from search_spaces.network import Layer
 METRICS = ("weights", "inputs")  # what is kept close: the weight, or the outputs on the inputs that were seen
 METHODS = ("none", "svd", "tucker2", "spatial", "cp", "tt2", "tt3")
 RANKS = {"svd": 1, "tucker2": 2, "spatial": 1, "cp": 1, "tt2": 1, "tt3": 2}
-DATA_AWARE = ("svd", "tucker2", "spatial", "cp")  # methods whose last layer can be fitted to the outputs
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from search_spaces.codebooks import CODEBOOKS, NAMES, RANGES, check_scheme
-from search_spaces.decompositions import DATA_AWARE, METHODS, METRICS, RANKS, suits
+from search_spaces.decompositions import METHODS, METRICS, RANKS, suits
 from search_spaces.network import Layer, Network
 from search_spaces.plan import FLOAT_BITS, Bits, CompressionPlan, Factor, Mask, Sparse
 from search_spaces.sparsity import CRITERIA
@@ -125,10 +125,8 @@ def _check_factor(factor: Factor, layer: Layer) -> None:
             f"a decomposition must suit its layer, but got {factor} for {layer.kind} with kernel {layer.kernel} and "
             f"{layer.groups} groups; leave it dense"
         )
-    if factor.metric not in METRICS or (factor.metric == "inputs" and factor.method not in DATA_AWARE):
-        raise ValueError(
-            f"a metric must be weights, or inputs for one of {', '.join(DATA_AWARE)}, but got {factor}; correct the plan"
-        )
+    if factor.metric not in METRICS:
+        raise ValueError(f"a metric must be one of {', '.join(METRICS)}, but got {factor}; correct the plan")
 
 
 def _check_sparse(sparse: Sparse, factorised: bool) -> None:

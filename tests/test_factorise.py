@@ -16,7 +16,8 @@ from evaluators.chains import patch_map
 from evaluators.factorise import FACTORISERS, factorise
 from evaluators.moments import collect_moments
 from evaluators.rank_rules import energy, options_by, vbmf
-from search_spaces.decompositions import DATA_AWARE, RANKS, parts
+from evo.registry import FACTORISATIONS
+from search_spaces.decompositions import RANKS, parts
 from search_spaces.genes import FactorGene
 from search_spaces.network import Axis, Layer
 from search_spaces.options import SpaceOptions, build_space
@@ -90,6 +91,29 @@ def test_the_error_of_tensor_trains_falls_with_the_rank(method: str, chain: list
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.8 * errors[0]
 
 
+def test_the_laws_hold_for_every_entry_of_the_table() -> None:
+    """Exact at full rank, falling with the rank, no worse for looking at the inputs: those above and below."""
+    assert {*FULL, "tt2", "tt3"} == set(FACTORISATIONS) == set(FACTORISERS)
+
+
+def test_a_tensor_train_fitted_to_inputs_is_the_least_squares_solution() -> None:
+    """The core that is fitted, against least squares over all its entries at once on the inputs themselves."""
+    torch.manual_seed(0)
+    layer, inputs = nn.Linear(12, 24, bias=False), torch.randn(400, 12) @ torch.randn(12, 12)
+    moments = collect_moments(nn.Sequential(layer), ["0"], [inputs])["0"]
+    chain = factorise(layer, "tt3", (2, 3), moments)
+    found = float((chain(inputs) - layer(inputs)).detach().square().sum())
+    at = [i for i, part in enumerate(chain) if isinstance(part, nn.Linear)][-1]
+    core, columns = chain[at], []
+    with torch.no_grad():
+        for entry in range(core.weight.numel()):
+            core.weight.copy_(torch.eye(core.weight.numel())[entry].view_as(core.weight))
+            columns.append(chain(inputs).flatten())
+        basis, wanted = torch.stack(columns, 1).double(), layer(inputs).flatten().double()
+    best = (basis @ torch.linalg.lstsq(basis, wanted).solution - wanted).square().sum()
+    assert found == pytest.approx(float(best), rel=1e-3)
+
+
 def _weight_error(layer: nn.Conv2d, method: str, ranks: tuple[int, ...]) -> torch.Tensor:
     return (_effective(FACTORISERS[method](layer, ranks), layer) - layer.weight.detach()).norm()
 
@@ -139,14 +163,15 @@ def test_cp_finds_planted_components() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("method", [*DATA_AWARE, "linear svd"])
+@pytest.mark.parametrize("method", [*FULL, "linear svd", "linear tt2", "linear tt3"])
 def test_inputs_as_metric_never_raise_the_error_of_the_outputs(method: str, bias: bool) -> None:
     """On the very inputs whose moments were taken, with and without a bias to take up the mean."""
     torch.manual_seed(0)
     mixing = torch.randn(6, 6) ** 3
-    if method == "linear svd":
-        layer: nn.Module = nn.Linear(6, 10, bias=bias)
-        inputs = torch.randn(300, 6) @ mixing + 1
+    if method.startswith("linear"):
+        layer: nn.Module = nn.Linear(6, 10, bias=bias) if method == "linear svd" else nn.Linear(12, 24, bias=bias)
+        inputs = torch.randn(300, layer.in_features // 6, 6) @ mixing + 1
+        inputs = inputs.flatten(1)
     else:
         layer = conv(padding=1, stride=2, bias=bias)
         inputs = torch.einsum("bcij,dc->bdij", torch.randn(20, 6, 9, 9), mixing).relu()

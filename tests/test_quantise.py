@@ -16,8 +16,10 @@ from torch import nn
 from evaluators.artifacts import pack, packed_metadata, packed_state, save_tensors
 from evaluators.codebooks import FIXED, Uniform, fit_step, step_error
 from evaluators.compose import compose, recalibrate
+from evaluators.factorise import factorise
 from evaluators.masks import mask_of
-from evaluators.moments import InputMoments
+from evaluators.moments import InputMoments, collect_moments
+from evaluators.part_moments import part_moments
 from evaluators.quantise import (
     ActivationQuantiser,
     QuantisedLayer,
@@ -25,6 +27,7 @@ from evaluators.quantise import (
     bake,
     codes_of,
     fake_quantise,
+    quantise_chain,
     quantise_layer,
     rounded_weight,
 )
@@ -132,6 +135,30 @@ def test_reconstruction_aware_rounding_survives_wrapping(group: int) -> None:
     quantised = QuantisedLayer(copy.deepcopy(layer), Bits("", 3, 32, "affine", group, "gptq"), moments)
     expected = rounded_weight(layer.weight, Bits("", 3, 32, "affine", group, "gptq"), moments.second(bias=True))
     torch.testing.assert_close(quantised.weight().detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "ranks", "known"), [("svd", (4,), {0, 1}), ("tucker2", (5, 4), {1, 2}), ("cp", (7,), {3})]
+)
+def test_factors_are_rounded_with_regard_to_what_they_read(
+    method: str, ranks: tuple[int, ...], known: set[int]
+) -> None:
+    """Their moments are those that are collected on images, and the outputs are closer than by rounding to the nearest."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+    images = torch.einsum("bcij,dc->bdij", torch.randn(30, 8, 9, 9), torch.randn(8, 8)).relu()
+    inputs, chain = collect_moments(nn.Sequential(layer), ["0"], [images])["0"], factorise(layer, method, ranks)
+    found = part_moments(chain, (3, 3), inputs)
+    assert set(found) == known
+    for at, collected in collect_moments(chain, map(str, known), [images]).items():
+        torch.testing.assert_close(found[int(at)].mean, collected.mean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[int(at)].covariance, collected.covariance, rtol=1e-3, atol=1e-3)
+    errors = []
+    for moments in ({}, found):  # the parts without moments are compared as they are
+        rounded = quantise_chain(copy.deepcopy(chain), Bits("", 2, rounding="gptq"), moments)
+        mixed = nn.Sequential(*(rounded[at] if at in known else part for at, part in enumerate(chain)))
+        errors.append(float((mixed(images) - chain(images)).detach().square().mean()))
+    assert errors[1] < 0.95 * errors[0]
 
 
 def test_gradients_are_those_of_lsq() -> None:
