@@ -25,6 +25,7 @@ from evo.registry import (
     ROUNDINGS,
     RUNTIMES,
     SCHEDULES,
+    STAGED,
     TABLES,
     WRAPPERS,
     check_name,
@@ -205,7 +206,7 @@ def _check_pick(pick: str, measures: Collection[str]) -> None:
 
 def algorithm_class(config: AlgorithmConfig, key: str = "algorithm") -> Any:
     """The class (or partial of one) behind an algorithm section, its parameters checked by name and kind."""
-    table = {**ALGORITHMS, **WRAPPERS}
+    table = {**ALGORITHMS, **WRAPPERS, **STAGED}
     if ":" not in config.name:
         _check_known(f"{key}.name", config.name, table)
     made = resolve(table if ":" not in config.name else ALGORITHMS, config.name)
@@ -214,8 +215,9 @@ def algorithm_class(config: AlgorithmConfig, key: str = "algorithm") -> Any:
     for name, value in config.params.items():
         _check_known(f"{key}.params of {config.name}", name, known)
         _check_kind(f"{key}.params.{name}", value, known[name].default)
-        if f"{name}s" in TABLES and isinstance(value, str) and ":" not in value:
-            check_name(TABLES[f"{name}s"], value, f"{key}.params.{name}")
+        choices = TABLES.get(f"{name}s", TABLES.get(name))
+        if choices is not None and isinstance(value, str) and ":" not in value:
+            check_name(choices, value, f"{key}.params.{name}")
     if config.inner is not None and "inner" not in signature:
         raise ValueError(f"{key}.inner must be given to a wrapper only, but got one for {config.name!r}; remove it")
     if config.inner is not None:

@@ -13,6 +13,7 @@ ALGORITHMS: Table = {
     "nsga2": "evo.algorithms.nsga:NSGA2",
     "nsga3": "evo.algorithms.nsga:NSGA3",
     "ga": "evo.algorithms.ga:GA",
+    "roulette": "evo.algorithms.roulette:RouletteGA",
     "random": "evo.algorithms.random_search:RandomSearch",
     "coevolution": "evo.algorithms.coevolution:Coevolution",
     "optuna_tpe": "evo.algorithms.optuna_sampler:OptunaTPE",
@@ -22,6 +23,17 @@ ALGORITHMS: Table = {
 # Algorithms around another algorithm.
 WRAPPERS: Table = {"two_step": "evo.algorithms.two_step:TwoStep"}
 
+# Algorithms that decide by themselves what is scored and what is measured.
+STAGED: Table = {"layerwise": "evo.algorithms.layerwise:Layerwise"}
+
+# Scalar fitness, by which `roulette` draws parents.
+FITNESS: Table = {
+    "rank": "evo.fitness:Rank",
+    "reciprocal": "evo.fitness:Reciprocal",
+    "saved_cost": "evo.fitness:SavedCost",
+    "saved_genes": "evo.fitness:SavedGenes",
+}
+
 CROSSOVERS: Table = {
     "uniform": "evo.operators:uniform_crossover",
     "two_point": "evo.operators:two_point_crossover",
@@ -30,6 +42,7 @@ CROSSOVERS: Table = {
 MUTATIONS: Table = {
     "step": "evo.operators:step_mutation",
     "flip": "evo.operators:flip_mutation",
+    "segment": "evo.operators:segment_mutation",
 }
 
 SELECTIONS: Table = {
@@ -155,6 +168,8 @@ MEASURES: Table = {
 TABLES: Mapping[str, Table] = {
     "algorithms": ALGORITHMS,
     "wrappers": WRAPPERS,
+    "staged": STAGED,
+    "fitness": FITNESS,
     "crossovers": CROSSOVERS,
     "mutations": MUTATIONS,
     "selections": SELECTIONS,

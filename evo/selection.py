@@ -65,6 +65,13 @@ def tournament(rng: Rng, ranks: Array, crowding: Array, n: int) -> Array:
     return np.asarray(np.where(wins, second, first))
 
 
+def roulette(rng: Rng, fitness: Array, n: int) -> Array:
+    """Indices (n,) drawn with replacement in proportion to fitness (N,) >= 0 (Holland 1975); evenly where all are 0."""
+    fitness = np.asarray(fitness, dtype=float)
+    total = fitness.sum()
+    return np.asarray(rng.choice(len(fitness), size=n, p=fitness / total if total > 0 else None))
+
+
 @dataclass
 class _Fitness:
     values: tuple[float, ...]

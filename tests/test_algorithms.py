@@ -14,11 +14,11 @@ from evo.algorithms.random_search import RandomSearch
 from evo.candidates import Evaluation, Status
 from evo.checkpoint import decode, encode
 from evo.problem import Constraint, Objective, Problem
-from evo.registry import ALGORITHMS, resolve
+from evo.registry import ALGORITHMS, STAGED, resolve
 from search_spaces.genome import genome_digest
 from tests.analytic import ONE, SPACE, TWO, Grid, evaluate, fail, reached, run
 
-SINGLE_OBJECTIVE = ("ga",)
+SINGLE_OBJECTIVE = ("ga", "roulette")
 SURROGATES = {"error": "surrogate"}
 
 
@@ -36,8 +36,14 @@ def wrapped(name, population=8):
     return resolve("wrappers", "two_step")(problem, inner, promote=4, surrogates=SURROGATES)
 
 
+def staged(name, population=8):
+    settings = {"cost": "cost", "surrogate": "surrogate", "population": population, "generations": 2}
+    return resolve("staged", name)(TWO, targets=(0.6, 0.3), **settings)
+
+
 ALL = [pytest.param(alone, name, id=name) for name in ALGORITHMS]
 ALL += [pytest.param(wrapped, name, id=f"two_step-{name}") for name in ALGORITHMS]
+ALL += [pytest.param(staged, name, id=name) for name in STAGED]
 every_algorithm = pytest.mark.parametrize(("build", "name"), ALL)
 
 
