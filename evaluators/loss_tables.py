@@ -9,6 +9,7 @@ from math import prod
 
 import numpy as np
 
+from evo.separable import Separable
 from search_spaces.cost_tables import CostTables
 from search_spaces.costs import costs
 from search_spaces.genes import SkipGene
@@ -121,6 +122,25 @@ class LossTables:
             return np.sum([self._worth(term, by_gene) for term in terms], axis=0)[:, None]
 
         return tabulate(genes, self.space.cardinalities, worth)
+
+    @cached_property
+    def separable(self) -> Separable:
+        """The same as sums of tables; what binary codes do is taken as independent between the units."""
+        terms = [(i, table) for i, term in enumerate(self.terms) for table in self._tables_of(term)]
+        owners, tables = zip(*terms, strict=True) if terms else ((), ())
+        costs = self._costs
+        return Separable(self.space.cardinalities, self.space.full, tables, owners, costs.tables, costs.measures)
+
+    def _tables_of(self, term: AnyTerm) -> tuple[Table, ...]:
+        gone = self._genes(term)[len(term.genes) :]
+        if isinstance(term, Term):
+            return (self._table((*term.genes, *gone), [term]),)
+        own = term.scale * (term.shifts.astype(np.float64) ** 2).mean(axis=1)
+        alone = [
+            Term(term.kind, term.layer, (gene,), np.array([value, 0.0]))
+            for gene, value in zip(term.genes, own, strict=True)
+        ]
+        return tuple(self._table((*one.genes, *gone), [one]) for one in alone)
 
     @cached_property
     def _costs(self) -> CostTables:

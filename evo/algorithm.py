@@ -17,6 +17,7 @@ class Algorithm(Protocol[StateT]):
     - `ask` and `tell` are pure: same arguments, same results, arguments unchanged;
     - the order of the evaluations given to `tell` does not matter;
     - a batch whose evaluations all failed is survived;
+    - evaluations of genomes that it did not ask for are taken in or left out, never an error;
     - a state that went through `evo.checkpoint` behaves like the original.
     """
 

@@ -190,7 +190,7 @@ def _run(run: RunDirectory, study: Study, address: str | None, listeners: Listen
     )
     budget = Budget(**config.budget.model_dump())
     try:
-        algorithm = build_algorithm(config.algorithm, study.problem, study.tables)
+        algorithm = build_algorithm(config.algorithm, study.problem, study.tables, study.baseline)
         if config.execution.asynchronous and isinstance(algorithm, Steady):
             run_steady(study.problem, algorithm, backend, run, config.seed, budget, (*observers, *kept))
         else:

@@ -29,6 +29,7 @@ from evo.candidates import STEP1, STEP2, Scorer
 from evo.checks import algorithm_class, check
 from evo.config import AlgorithmConfig, Config
 from evo.inputs import Given, check_kept, device_of, load_model, load_splits, new_model, space_of, step_options
+from evo.local_search import LocalSearch, Unweighted, priced
 from evo.problem import Constraint, Problem
 from evo.problem_config import problem_of
 from evo.randomness import derived_seed
@@ -71,20 +72,35 @@ def check_names(config: Config) -> None:
     device_of(config)
 
 
-def build_algorithm(config: AlgorithmConfig, problem: Problem, tables: LossTables) -> AnyAlgorithm:
-    """The algorithm with its parameters; a wrapper without `inner` wraps NSGA-II, and calibrates every term of step 1."""
+def build_algorithm(
+    config: AlgorithmConfig, problem: Problem, tables: LossTables, baseline: Mapping[str, float]
+) -> AnyAlgorithm:
+    """The algorithm with its parameters; a wrapper without `inner` wraps NSGA-II, calibrates every term of step 1 (unless
+    another calibration is named) and searches among them."""
     made = algorithm_class(config)
     params = dict(config.params)
     if "inner" in inspect.signature(made).parameters:
-        params["inner"] = build_algorithm(config.inner or AlgorithmConfig(name="nsga2"), problem, tables)
+        params["inner"] = build_algorithm(config.inner or AlgorithmConfig(name="nsga2"), problem, tables, baseline)
         learned = {o.measure: SURROGATE for o in problem.objectives if o.measure in LEARNED}
         params.setdefault("surrogates", learned)
-        params.setdefault("calibration", TermCalibration(tables))
+        by_terms = {m: TermCalibration(tables, baseline[m], bounded=m.endswith("error")) for m in learned}
+        if "calibration" not in params:
+            params["calibrations"] = by_terms
+        if learned:
+            weigher = Unweighted(len(tables.terms)) if "calibration" in params else next(iter(by_terms.values()))
+            params["local_search"] = LocalSearch(
+                tables.separable.columns(_priced(problem, tables)), weigher, next(iter(learned))
+            )
     try:
         algorithm: AnyAlgorithm = made(problem=problem, **params)
     except (TypeError, ValueError) as error:
         raise ValueError(f"algorithm.params must suit {config.name}, but got {config.params!r}: {error}") from error
     return algorithm
+
+
+def _priced(problem: Problem, tables: LossTables) -> list[str]:
+    named = [*(o.measure for o in problem.objectives), *(c.measure for c in problem.constraints)]
+    return priced(list(dict.fromkeys(named)), tables.separable.measures)
 
 
 def build_study(config: Config, folder: Path | None, given: Given) -> Study:
@@ -112,7 +128,9 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     _check_outputs(teacher, example, splits)
     baseline = evaluator.baseline(STEP2)
     problem = build_problem(config, space, tables, baseline)
-    build_algorithm(config.algorithm, problem, tables)  # parameters out of range are told before anything is written
+    build_algorithm(
+        config.algorithm, problem, tables, baseline
+    )  # parameters out of range are told before anything is written
     return Study(
         config, teacher, described, splits, example, ranking, space, tables, problem, baseline, evaluator, timing
     )

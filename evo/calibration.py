@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -9,19 +10,34 @@ import numpy as np
 Array = np.ndarray
 
 
-class Calibration(Protocol):
-    def __call__(self, codes: Array, surrogate: Array, value: Array, query_codes: Array, query: Array) -> Array:
-        """Estimated step-2 values (Q,) of the queries.
+NODES = (-(3.0**0.5), 0.0, 3.0**0.5)  # of Gauss-Hermite quadrature for a standard normal variable
+NODE_WEIGHTS = (1 / 6, 2 / 3, 1 / 6)
+BEST = 1  # the middle node: the estimate itself
 
-        Known candidates: codes (K, L), step-1 surrogate (K,), step-2 value (K,), K >= 1. Queries: codes (Q, L),
+
+class Calibration(Protocol):
+    @property
+    def fewest(self) -> int:
+        """How many known candidates it needs."""
+
+    def __call__(self, codes: Array, surrogate: Array, value: Array, query_codes: Array, query: Array) -> Array:
+        """Step-2 values (Q, 3) of the queries: as many standard deviations from the estimate as NODES says, increasing.
+
+        Known candidates: codes (K, L), step-1 surrogate (K,), step-2 value (K,), K >= `fewest`. Queries: codes (Q, L),
         surrogate (Q,).
         """
 
 
-def isotonic_estimate(codes: Array, surrogate: Array, value: Array, query_codes: Array, query: Array) -> Array:
-    """Least-squares increasing map from surrogate to value, the same for every genome."""
-    knots, levels = isotonic(surrogate, value)
-    return interpolate(knots, levels, query)
+@dataclass(frozen=True)
+class Isotonic:
+    """Least-squares increasing map from surrogate to value, the same for every genome; spread as the residuals are."""
+
+    fewest: int = 1
+
+    def __call__(self, codes: Array, surrogate: Array, value: Array, query_codes: Array, query: Array) -> Array:
+        knots, levels = isotonic(surrogate, value)
+        residuals = np.asarray(value) - interpolate(knots, levels, surrogate)
+        return np.asarray(interpolate(knots, levels, query)[:, None] + residuals.std() * np.array(NODES))
 
 
 def isotonic(x: Array, y: Array) -> tuple[Array, Array]:

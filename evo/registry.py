@@ -50,7 +50,7 @@ SELECTIONS: Table = {
     "nsga3": "evo.selection:nsga3_survival",
 }
 
-CALIBRATIONS: Table = {"isotonic": "evo.calibration:isotonic_estimate"}
+CALIBRATIONS: Table = {"isotonic": "evo.calibration:Isotonic"}
 
 CRITERIA: Table = {
     "l1": "evaluators.saliency:l1",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 
 import numpy as np
@@ -48,10 +48,40 @@ class CostTables:
         if self._masks:
             return self._of_counts.costs(self._counts(codes))
         total = summed(self._tables, codes, len(self._measures)) + self._fixed
-        for part in self._large:
+        large = self._large_costs(self._large, codes) if self._large else {}
+        return {name: total[:, i] + large.get(name, 0.0) for i, name in enumerate(self._measures)}
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return self._measures
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """Tables over the genes of the space whose sum is the costs, up to a constant.
+
+        Exact, except for parts too large for a table and for binary codes: these are linear around the uncompressed network.
+        """
+        if self._masks:
+            return tuple(self._alone(gene, self.costs) for gene in range(len(self.space.genes)))
+        rest = [
+            self._alone(gene, partial(self._large_costs, self._large))
+            for gene in sorted(frozenset().union(*(part.genes for part in self._large)))
+        ]
+        return (*self._tables, *rest)
+
+    def _alone(self, gene: int, worth: Callable[[np.ndarray], Mapping[str, np.ndarray]]) -> Table:
+        """What every allele of one gene alone changes."""
+        codes = np.tile(np.array(self.space.full), (self.space.cardinalities[gene], 1))
+        codes[:, gene] = np.arange(len(codes))
+        values = np.stack(list(worth(codes).values()), axis=1)
+        return Table((gene,), (len(codes),), values - values[self.space.full[gene]])
+
+    def _large_costs(self, parts: Sequence[Part], codes: np.ndarray) -> dict[str, np.ndarray]:
+        total = np.zeros((len(codes), len(self._measures)))
+        for part in parts:
             sub = self._sub_space(part)
             total += _stacked(sub.network, sub.phenotypes(codes[:, sorted(part.genes)]))
-        return {name: total[:, i].copy() for i, name in enumerate(self._measures)}
+        return {name: total[:, i] for i, name in enumerate(self._measures)}
 
     @cached_property
     def _masks(self) -> dict[str, list[int]]:

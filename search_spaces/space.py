@@ -47,7 +47,8 @@ class CompressionSpace:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     @cached_property
-    def _full(self) -> tuple[int, ...]:
+    def full(self) -> Genome:
+        """The code of the uncompressed network."""
         return tuple(full_allele(gene) for gene in self.genes)
 
     @cached_property
@@ -94,7 +95,7 @@ class CompressionSpace:
         gone = self._skipped_layers(codes)
         for at, gene in enumerate(self.genes):
             if self._inside(gene, gone):
-                codes[at] = self._full[at]
+                codes[at] = self.full[at]
         for units in links.masks.values():
             if not codes[units].any():
                 codes[units[0]] = 1
@@ -102,10 +103,10 @@ class CompressionSpace:
         for at, choice in links.factors.items():
             codes[at] = choice.canonical(kept, codes[at : at + 1])[0]
             if codes[at] and (mask := links.sparsity.get(choice.column)) is not None:
-                codes[mask] = self._full[mask]
+                codes[mask] = self.full[mask]
         for idle, needed in links.served.items():
-            if needed is None or codes[needed] == self._full[needed]:
-                codes[idle] = self._full[idle]
+            if needed is None or codes[needed] == self.full[needed]:
+                codes[idle] = self.full[idle]
         for at, (bits, _, schemes) in links.schemes.items():
             codes[at] = schemes.canonical[codes[bits], codes[at]]
         return tuple(int(c) for c in codes)

@@ -53,3 +53,12 @@ def summed(tables: Sequence[Table], codes: np.ndarray, measures: int) -> np.ndar
         for table in tables:
             total[start : start + CHUNK] += table.values[table.index(columns)]
     return total
+
+
+def along(table: Table, gene: int, codes: np.ndarray) -> np.ndarray:
+    """The values that codes (N, genes) would have with every allele of one of the table's genes: (N, alleles, measures)."""
+    at = table.genes.index(gene)
+    stride, size = table.strides[at], table.sizes[at]
+    here = table.index(codes.T)
+    first = here - codes[:, gene] * stride
+    return np.asarray(table.values[first[:, None] + stride * np.arange(size)])

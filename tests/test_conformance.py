@@ -16,7 +16,7 @@ from evaluators.describe import trace
 from evaluators.models.small import digits_cnn
 from evaluators.saliency import Site
 from evaluators.statistics import collect
-from evo.calibration import isotonic_estimate
+from evo.calibration import BEST, Isotonic
 from evo.registry import CALIBRATIONS, CRITERIA, DATASETS, FACTORISATIONS, MODELS, TABLES, TRACKERS, resolve
 from search_spaces.decompositions import METHODS, RANKS
 
@@ -105,10 +105,12 @@ def test_a_calibration_rises_with_the_surrogate_and_stays_within_what_was_seen(n
     value = surrogate**2 + 0.05 * rng.standard_normal(40)
     codes = rng.integers(0, 4, (40, 6))
     query = np.linspace(-0.5, 1.5, 30)
-    estimate = resolve(CALIBRATIONS, name)(codes, surrogate, value, rng.integers(0, 4, (30, 6)), query)
-    assert estimate.shape == query.shape
+    calibration = resolve(CALIBRATIONS, name)()
+    nodes = calibration(codes, surrogate, value, rng.integers(0, 4, (30, 6)), query)
+    assert nodes.shape == (30, 3) and (np.diff(nodes, axis=1) >= 0).all()
+    estimate = nodes[:, BEST]
     assert value.min() - 1e-9 <= estimate.min() and estimate.max() <= value.max() + 1e-9
-    if resolve(CALIBRATIONS, name) is isotonic_estimate:
+    if isinstance(calibration, Isotonic):
         assert (np.diff(estimate) >= -1e-12).all()
 
 

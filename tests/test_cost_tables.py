@@ -8,7 +8,7 @@ from search_spaces import cost_tables
 from search_spaces.cost_tables import CostTables
 from search_spaces.costs import costs
 from search_spaces.options import SpaceOptions, build_space
-from search_spaces.tables import combinations
+from search_spaces.tables import combinations, summed
 
 OPTIONS = SpaceOptions(criteria=("l1", "fisher"), activation_bits=(4, 8, 32))
 
@@ -28,6 +28,9 @@ def check(name: str) -> CostTables:
     assert list(found) == list(expected)
     for measure, values in expected.items():
         np.testing.assert_array_equal(found[measure], values, err_msg=measure)
+    if not tables._large:
+        apart = np.stack(list(found.values()), axis=1) - summed(tables.tables, codes, len(found))
+        np.testing.assert_array_equal(apart, np.tile(apart[0], (60, 1)), err_msg="tables hold all but a constant")
     return tables
 
 
@@ -40,3 +43,8 @@ def test_layers_that_depend_on_too_much_are_worked_out_anew(monkeypatch: pytest.
     monkeypatch.setattr(cost_tables, "MOST_ENTRIES", 100)
     tables = check("resnet20")
     assert tables._large and tables._tables
+    codes = np.tile(np.array(tables.space.full), (2, 1))
+    codes[1, tables.space.names.index("width:layer1.0.conv1")] -= 1
+    step = np.subtract(*summed(tables.tables, codes, len(tables.measures)))
+    exact = np.subtract(*np.stack(list(tables.costs(codes).values()), axis=1))
+    np.testing.assert_allclose(step, exact, err_msg="linear around the uncompressed network")

@@ -26,6 +26,7 @@ from search_spaces.costs import costs
 from search_spaces.genes import FactorGene, WidthGene
 from search_spaces.options import SpaceOptions, build_space
 from search_spaces.sparsity import Pattern
+from search_spaces.tables import summed
 
 OPTIONS = SpaceOptions(
     criteria=("fisher", "l1"),
@@ -167,6 +168,17 @@ def test_losses_add_up_over_what_is_left_of_the_network() -> None:
     columns = [at for at, t in enumerate(tables.terms) if t.layer in block.layers and t.kind != "skip"]
     parts = tables.contributions(codes)[:, columns].sum(axis=1)
     assert (parts[codes[:, skips[0]] == 1] == 0).all() and (parts[codes[:, skips[0]] == 0] > 0).all()
+
+
+def test_what_is_searched_gene_by_gene_is_the_score() -> None:
+    """The tables of single terms, with the weights of the terms that own them."""
+    tables, *_ = study()
+    model = tables.separable
+    codes = np.random.default_rng(2).integers(0, tables.space.cardinalities, (100, len(tables.space.genes)))
+    owned = np.zeros((100, len(tables.terms)))
+    for owner, table in zip(model.owners, model.terms, strict=True):
+        owned[:, owner] += summed([table], codes, 1)[:, 0]
+    np.testing.assert_allclose(owned, tables.contributions(codes), rtol=1e-9)
 
 
 def test_scoring_runs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:

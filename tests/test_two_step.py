@@ -10,7 +10,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from evo.algorithms.nsga import NSGA
 from evo.algorithms.two_step import TwoStep
-from evo.calibration import isotonic, isotonic_estimate
+from evo.calibration import BEST, Isotonic, isotonic
 from evo.candidates import STEP1, STEP2, Status
 from evo.problem import Constraint
 from evo.promotion import promotion_order
@@ -38,7 +38,7 @@ def test_isotonic_pools_equal_scikit_learns(pairs):
 def test_estimates_rise_with_the_surrogate_and_stay_within_what_was_seen(pairs):
     x, y = np.array(pairs, dtype=float).T
     query = np.linspace(-3, 12, 50)
-    estimate = isotonic_estimate(np.zeros((len(x), 1)), x, y, np.zeros((50, 1)), query)
+    estimate = Isotonic()(np.zeros((len(x), 1)), x, y, np.zeros((50, 1)), query)[:, BEST]
     assert (np.diff(estimate) >= 0).all() and y.min() <= estimate.min() and estimate.max() <= y.max()
 
 
@@ -80,8 +80,8 @@ def test_estimates_follow_the_latest_calibration():
         for e in state.inner.population:
             if e.candidate.genome not in measured:
                 query = np.array([e.measures["surrogate"]])
-                expected = isotonic_estimate(np.zeros((len(x), 1)), x, y, np.zeros((1, 1)), query)
-                assert e.measures["error"] == pytest.approx(expected[0])
+                expected = Isotonic()(np.zeros((len(x), 1)), x, y, np.zeros((1, 1)), query)
+                assert e.measures["error"] == pytest.approx(expected[0, BEST])
 
 
 def test_few_measurements_reach_more_with_a_cheap_step():

@@ -58,7 +58,7 @@ class OptunaSearch:
     """TPE (multivariate, with constant liar) or NSGA-II of Optuna, `population` trials at a time, anchors first.
 
     Trials keep the codes as suggested, candidates carry the repaired genome, so a genome can be proposed again. Of a
-    candidate told twice the first result counts.
+    candidate told twice the first result counts, and what the study did not suggest is left out.
     """
 
     problem: Problem
@@ -100,11 +100,9 @@ class OptunaSearch:
 
     def _recorded(self, state: OptunaState, evaluations: Sequence[Evaluation]) -> OptunaState:
         number = {name: i for i, name in enumerate(state.ids)}
-        foreign = sorted(e.candidate.id for e in evaluations if e.candidate.id not in number)
-        if foreign:
-            raise ValueError(f"evaluations must be of candidates asked before, but got ids={foreign}; tell only those")
         known = set(state.told.tolist())
-        new = {number[e.candidate.id]: e for e in sorted(evaluations, key=lambda e: e.candidate.key, reverse=True)}
+        own = (e for e in evaluations if e.candidate.id in number)
+        new = {number[e.candidate.id]: e for e in sorted(own, key=lambda e: e.candidate.key, reverse=True)}
         rows = [(trial, e) for trial, e in sorted(new.items()) if trial not in known]
         values = np.array([self.problem.values(e) for _, e in rows]).reshape(len(rows), len(self.problem.objectives))
         excess = np.array([self.problem.violation(e) for _, e in rows], dtype=float)

@@ -90,6 +90,13 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, but got {name}={size}; give a positive number")
 
 
+def check_counts(**counts: int) -> None:
+    """Raise ValueError unless every named number is at least 0."""
+    for name, count in counts.items():
+        if count < 0:
+            raise ValueError(f"{name} must be at least 0, but got {name}={count}; give 0 to switch it off")
+
+
 def check_shares(**shares: float) -> None:
     """Raise ValueError unless every named probability or share is within 0 .. 1."""
     for name, share in shares.items():

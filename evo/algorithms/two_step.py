@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from evo.algorithm import AnyAlgorithm
-from evo.algorithms.population import check_sizes
-from evo.archive import feasible, objective_values, violations
-from evo.calibration import Calibration
-from evo.candidates import STEP1, STEP2, Batch, Evaluation
+from evo.algorithms.population import check_counts, check_sizes
+from evo.archive import feasible, objective_values, pareto_front, violations
+from evo.calibration import BEST, NODES, Calibration
+from evo.candidates import STEP1, STEP2, Batch, Candidate, Evaluation
+from evo.local_search import LocalSearch
 from evo.problem import Problem
 from evo.promotion import promotion_order
+from evo.randomness import stream
 from evo.registry import CALIBRATIONS, resolve
 from search_spaces.genome import Genome
 
@@ -41,9 +43,13 @@ class TwoStep:
     """A generation is `cheap_rounds` batches of `inner` at the lower step (one in the first), then `promote` at the upper.
 
     `surrogates` names, for every measure that the lower step cannot give, the lower-step measure that rises with it
-    (with its minimised value). Unmeasured candidates are told to `inner` with a value estimated by `calibration` from
-    all pairs of the run so far; up to `memory` of them stay eligible for promotion, and are told again with every
-    better estimate, so no early overestimate lives on. Genomes measured before are not promoted again.
+    (with its minimised value). Unmeasured candidates are told to `inner` with a value estimated from all pairs of the run so
+    far, by the measure's entry in `calibrations` or else by `calibration`; up to `memory` of them stay eligible for promotion,
+    and are told again with every better estimate, so no early overestimate lives on. Promoted is what is expected to add most
+    hypervolume, given how uncertain the estimates are. Genomes measured before are not promoted again.
+
+    With `local_search`, the first batch of every generation holds what it proposes as well: `seeds` in the first generation, then
+    `neighbours`. These are told to `inner` like its own.
     """
 
     problem: Problem
@@ -51,6 +57,10 @@ class TwoStep:
     promote: int = 10
     surrogates: Mapping[str, str] = field(default_factory=lambda: {"top1_error": "predicted_loss_increase"})
     calibration: str | Calibration = "isotonic"
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    local_search: LocalSearch | None = None
+    seeds: int = 300
+    neighbours: int = 300
     memory: int = 200
     lower: str = STEP1
     upper: str = STEP2
@@ -58,6 +68,7 @@ class TwoStep:
 
     def __post_init__(self) -> None:
         check_sizes(promote=self.promote, cheap_rounds=self.cheap_rounds, memory=self.memory)
+        check_counts(seeds=self.seeds, neighbours=self.neighbours)
 
     def init(self, seed: int) -> TwoStepState:
         return TwoStepState(seed, self.inner.init(seed))
@@ -66,8 +77,22 @@ class TwoStep:
         if state.promoting:
             return Batch(tuple(replace(e.candidate, step=self.upper) for e in self._promoted(state))), state
         batch, inner = self.inner.ask(state.inner)
-        cheap = tuple(replace(c, step=self.lower, generation=state.generation) for c in batch.candidates)
-        return Batch(cheap, batch.train_on), replace(state, inner=inner)
+        own = tuple(replace(c, step=self.lower, generation=state.generation) for c in batch.candidates)
+        return Batch(own + self._found(state), batch.train_on), replace(state, inner=inner)
+
+    def _found(self, state: TwoStepState) -> tuple[Candidate, ...]:
+        """What the local search proposes, from the measured front on, with the weights that the measurements so far suggest."""
+        count = self.neighbours if state.measured else self.seeds
+        if self.local_search is None or state.cheap or not count:
+            return ()
+        measure = self.local_search.measure
+        pairs, _, value = _pairs(state.measured, measure, self.surrogates[measure])
+        front = pareto_front(self.problem, state.measured, self.upper)
+        rng = stream(state.seed, "local search", state.generation)
+        codes = self.local_search.propose(rng, count, _codes(front), _codes(pairs), value)
+        genomes = dict.fromkeys(self.problem.space.repair(code) for code in codes.tolist())
+        at = state.generation
+        return tuple(Candidate(f"{at:04d}-s{i:04d}", at, genome, self.lower) for i, genome in enumerate(genomes))
 
     def tell(self, state: TwoStepState, evaluations: Sequence[Evaluation]) -> TwoStepState:
         told = tuple(sorted(evaluations, key=lambda e: e.candidate.key))
@@ -105,35 +130,44 @@ class TwoStep:
         )
 
     def _order(self, state: TwoStepState, waiting: Sequence[Evaluation], by_gain: int) -> list[int]:
-        """Waiting candidates from the most to the least worth measuring, the first `by_gain` by hypervolume gain."""
+        """Waiting candidates from the most to the least worth measuring, the first `by_gain` by expected hypervolume gain."""
         self._check_measures(waiting)
-        calibrated = any(_pairs(state.measured, *names)[0] for names in self.surrogates.items())
-        problem = self.problem if calibrated else _without_constraints(self.problem, self.surrogates)
-        estimates = self._estimated(state, waiting)
-        values, excess = objective_values(problem, estimates), violations(problem, estimates)
-        if not (calibrated and problem.reference):
+        fits = [self._calibrated(state, measure) for measure in self.surrogates]
+        problem = self.problem if all(fits) else _without_constraints(self.problem, self.surrogates)
+        nodes = [self._estimated(state, waiting, node) for node in range(len(NODES))]
+        values, excess = objective_values(problem, nodes[BEST]), violations(problem, nodes[BEST])
+        if not (all(fits) and problem.reference):
             return promotion_order(values, excess)
         front = objective_values(problem, feasible(problem, state.measured, self.upper))
-        return promotion_order(values, excess, front, problem.reference, by_gain)
+        possible = [objective_values(problem, node) for node in nodes]
+        return promotion_order(values, excess, front, problem.reference, by_gain, possible)
 
-    def _estimated(self, state: TwoStepState, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-        """Lower-step evaluations with an estimate for every surrogate; before there is any pair it is the surrogate."""
+    def _estimated(self, state: TwoStepState, evaluations: Sequence[Evaluation], node: int = BEST) -> list[Evaluation]:
+        """Lower-step evaluations with an estimate (or what else its uncertainty allows, see NODES) for every surrogate; before
+        there is any, it is the surrogate."""
         scored = [e for e in evaluations if e.completed]
-        columns = {measure: self._estimates(state, scored, measure) for measure in self.surrogates}
+        columns = {measure: self._estimates(state, scored, measure, node) for measure in self.surrogates}
         extra = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(scored))]
         filled = iter([replace(e, measures={**e.measures, **more}) for e, more in zip(scored, extra, strict=True)])
         return [next(filled) if e.completed else e for e in evaluations]
 
-    def _estimates(self, state: TwoStepState, scored: Sequence[Evaluation], measure: str) -> np.ndarray:
+    def _estimates(self, state: TwoStepState, scored: Sequence[Evaluation], measure: str, node: int) -> np.ndarray:
         surrogate = self.surrogates[measure]
         query = np.array([e.measures.get(surrogate, np.nan) for e in scored])
         pairs, x, y = _pairs(state.measured, measure, surrogate)
         sign = next((o.sign for o in self.problem.objectives if o.measure == measure), 1.0)
-        if not pairs or not scored:
+        if not scored or not self._calibrated(state, measure):
             return sign * query
-        calibrate = resolve(CALIBRATIONS, self.calibration) if isinstance(self.calibration, str) else self.calibration
-        estimate = sign * calibrate(_codes(pairs), x, sign * y, _codes(scored), query)
-        return np.where(np.isfinite(query), estimate, np.nan)
+        values = self._calibration(measure)(_codes(pairs), x, sign * y, _codes(scored), query)
+        return np.where(np.isfinite(query), sign * values[:, node], np.nan)
+
+    def _calibrated(self, state: TwoStepState, measure: str) -> bool:
+        return len(_pairs(state.measured, measure, self.surrogates[measure])[0]) >= self._calibration(measure).fewest
+
+    def _calibration(self, measure: str) -> Calibration:
+        chosen: Calibration | str = self.calibrations.get(measure, self.calibration)
+        found: Calibration = resolve(CALIBRATIONS, chosen)() if isinstance(chosen, str) else chosen
+        return found
 
     def _check_measures(self, waiting: Sequence[Evaluation]) -> None:
         given = set().union(*(e.measures for e in waiting))
