@@ -9,7 +9,7 @@ import shlex
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.packing import CONFIG_FILE, pack
-from evo.config import Config
+from evo.config import Config, parse
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 STORAGE = "~/evo-runs"
@@ -36,6 +36,7 @@ class Job:
     run_dir: str
     message: str
     exit_code: int | None
+    config: str = ""  # as it was submitted
 
     @property
     def finished(self) -> bool:
@@ -71,15 +72,22 @@ class JobServer:
         run_dir = f"{storage.rstrip('/')}/{run_id}"
         job_id = run_id if not before else f"{run_id}.{len(before) + 1}"
         command = f"python -m evo.cli search {CONFIG_FILE} --run-dir {shlex.quote(run_dir)} --or-resume --address auto"
-        with tempfile.TemporaryDirectory() as folder, self._told():
+        with tempfile.TemporaryDirectory() as folder:
             pack(config, Path(folder))
-            self._client.submit_job(
-                entrypoint=command,
-                submission_id=job_id,
-                runtime_env={"working_dir": folder},
-                metadata={"evo_run_dir": run_dir},
-            )
+            with self._told():
+                self._client.submit_job(
+                    entrypoint=command,
+                    submission_id=job_id,
+                    runtime_env={"working_dir": folder},
+                    metadata={"evo_run_dir": run_dir, "evo_config": config.to_yaml()},
+                )
         return self.job(run_id)
+
+    def resume(self, run_id: str, overrides: Sequence[str], say: Say) -> Job:
+        """Go on with a run under the configuration of its newest attempt and `overrides`; modules are taken from here."""
+        job = self.job(run_id)
+        config = parse(job.config, overrides, f"the configuration of {run_id}")
+        return self.submit(config, run_id, job.run_dir.rpartition("/")[0], say)
 
     def jobs(self, run_id: str) -> list[Job]:
         """All attempts at a run, the first one first."""
@@ -99,8 +107,9 @@ class JobServer:
         return found[-1]
 
     def logs(self, run_id: str) -> str:
+        job = self.job(run_id)
         with self._told():
-            return str(self._client.get_job_logs(self.job(run_id).id))
+            return str(self._client.get_job_logs(job.id))
 
     def follow(self, run_id: str, write: Say) -> Job:
         """Pass on the log until the job has ended."""
@@ -133,16 +142,17 @@ class JobServer:
             yield
         except AuthenticationError as error:
             raise ConnectionError(_token_sentence(self._address, str(error))) from error
-        except RuntimeError as error:
+        except (RuntimeError, OSError, KeyError) as error:  # of requests too, and of an answer that is not Ray's
             raise ConnectionError(
                 f"{self._address} must accept the request, but got {_first_line(error)}; is it a Ray job server?"
             ) from error
 
 
 def _job(details: Any) -> Job:
-    run_dir = (details.metadata or {}).get("evo_run_dir", "")
+    known = details.metadata or {}
+    run_dir, config = known.get("evo_run_dir", ""), known.get("evo_config", "")
     state = str(details.status.value)
-    return Job(details.submission_id, state, run_dir, details.message or "", details.driver_exit_code)
+    return Job(details.submission_id, state, run_dir, details.message or "", details.driver_exit_code, config)
 
 
 def _require_reachable(address: str) -> None:

@@ -31,7 +31,7 @@ class EvaluatorActor:
             raise RuntimeError(
                 f"an actor must be started before it evaluates, but got {len(requests)} requests; call start"
             )
-        return [answer(self._evaluator, request, self._threads, self._name) for request in requests]
+        return [answer(self._evaluator, request, self._threads, self._name, or_elsewhere=True) for request in requests]
 
 
 def event_of(outcome: Outcome, worker: str) -> Event:
@@ -41,11 +41,16 @@ def event_of(outcome: Outcome, worker: str) -> Event:
 
 
 def fault_events(worker: str, keys: Sequence[str], error: Exception) -> list[Event]:
-    """An answer that could not be fetched: the plan's fault, unless it cannot be told which of several plans."""
-    reason = first_line(getattr(error, "cause", None) or error)
-    return [Failed(worker, keys[0], reason)] if len(keys) == 1 else [WorkerLost(worker, reason)]
+    """An answer that could not be fetched: the plan's fault, unless memory ran out or it cannot be told which of several
+    plans."""
+    cause = getattr(error, "cause", None) or error
+    reason = first_line(cause)
+    of_one = len(keys) == 1 and not isinstance(cause, MemoryError)
+    return [Failed(worker, keys[0], reason)] if of_one else [WorkerLost(worker, reason)]
 
 
 def lost_with_machine(error: Any) -> bool:
     """Whether Ray says that an actor went down with its machine, and not by itself."""
-    return bool(error.preempted) or "node has died" in str(error) or "node was terminated" in str(error)
+    return (
+        bool(getattr(error, "preempted", False)) or "node has died" in str(error) or "node was terminated" in str(error)
+    )

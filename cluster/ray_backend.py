@@ -185,19 +185,19 @@ class RayBackend:
         call = self._calls.pop(ref)
         try:
             result = self._ray.get(ref)
-        except self._ray.exceptions.RayActorError as error:
+        except self._ray.exceptions.RayTaskError as error:
+            if not call.requests:
+                return [self._unusable(call.worker, first_line(getattr(error, "cause", None) or error))]
+            events = fault_events(call.worker, [request.key for request in call.requests], error)
+            if isinstance(events[0], WorkerLost):
+                self._drop(call.worker)
+            return events
+        except self._ray.exceptions.RayError as error:  # of the actor, its node, or Ray's memory monitor
             self._drop(call.worker)
             reason, machine = first_line(error), lost_with_machine(error)
             if call.requests:
                 return [WorkerLost(call.worker, reason, machine)]
             return [StartFailed(reason, lost=True, machine=machine)]
-        except Exception as error:
-            if not call.requests:
-                return [self._unusable(call.worker, first_line(getattr(error, "cause", None) or error))]
-            events = fault_events(call.worker, [request.key for request in call.requests], error)
-            if len(call.requests) > 1:
-                self._drop(call.worker)
-            return events
         if call.requests:
             return [event_of(outcome, call.worker) for outcome in result]
         return [self._unusable(call.worker, result) if result else WorkerJoined(call.worker)]

@@ -38,7 +38,7 @@ def connect(address: str | None, cpus: int) -> tuple[Any, bool]:
     try:
         ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
-        raise _unreachable(address, error) from error
+        raise _not_let_in(address, error) from error
     return ray, False
 
 
@@ -66,11 +66,23 @@ def _require_reachable(address: str) -> None:
 
 
 def _unreachable(address: str, error: Exception) -> ConnectionError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return ConnectionError(
-        f"address must be that of a running Ray cluster, but got address={address} ({reason}); "
+        f"address must be that of a running Ray cluster, but got address={address} ({_first_line(error)}); "
         "start the cluster, or leave the address out to run on this machine"
     )
+
+
+def _not_let_in(address: str, error: Exception) -> ConnectionError:
+    """Ray does not say why it gave up; where something listens it is most often the token."""
+    token = "the token given" if any(os.environ.get(name) for name in _TOKEN_SETTINGS[1:]) else "no token given"
+    return ConnectionError(
+        f"a Ray cluster must let this driver in, but got address={address} ({_first_line(error)}) with {token}; is a head "
+        "running there, and is RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) what it was started with?"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _keep_private() -> None:

@@ -16,14 +16,19 @@ def build(make_evaluator: EvaluatorFactory, threads: int) -> Evaluator:
         return make_evaluator()
 
 
-def answer(evaluator: Evaluator, request: Request, threads: int, worker: str) -> Outcome:
-    """Never raises for a bad plan: its exception becomes the reason of a failed outcome."""
+def answer(evaluator: Evaluator, request: Request, threads: int, worker: str, or_elsewhere: bool = False) -> Outcome:
+    """Never raises for a bad plan: its exception becomes the reason of a failed outcome.
+
+    With `or_elsewhere`, running out of memory raises MemoryError: another process may have enough.
+    """
     began = time.perf_counter()
     try:
         with torch_threads(threads):
             measured = _at(evaluator, request.weights_version).evaluate(request.plan, request.step, request.seed)
         measures = {str(name): float(value) for name, value in measured.items()}
     except Exception as error:
+        if or_elsewhere and is_out_of_memory(error):
+            raise MemoryError(first_line(error)) from error
         seconds = time.perf_counter() - began
         return Outcome(request.key, Status.FAILED, reason=first_line(error), seconds=seconds, worker=worker)
     return Outcome(request.key, Status.COMPLETED, measures, seconds=time.perf_counter() - began, worker=worker)
@@ -37,6 +42,13 @@ def _at(evaluator: Evaluator, version: int) -> Evaluator:
             f"an evaluator of shared weights must have the method at, but got {type(evaluator).__name__}; add it"
         )
     return evaluator.at(version)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    # Torch has a class for GPUs; for the CPU's memory it only says so.
+    on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def first_line(error: BaseException) -> str:

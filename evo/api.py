@@ -51,7 +51,7 @@ from evo.steady import Steady, run_steady
 from evo.storage import RunDirectory
 from evo.supernets import keepers, trainer_of, with_shared
 from evo.timing import latency_for_card
-from evo.workers import build_backend, worker_kit
+from evo.workers import build_backend, reach, worker_kit
 from evo.writing import write_outputs
 
 __all__ = ["Choice", "Given", "Listeners", "Result", "export_point", "load", "resume", "run_config", "search"]
@@ -118,6 +118,7 @@ def run_config(
     """Start a new search in an empty run directory."""
     check_names(config)
     RunDirectory.require_empty(run_dir)
+    reach(address)
     listeners.note(f"loading {config.model.factory} and {config.data.factory}")
     study = build_study(config, None, given)
     with Lease(Folder.at(run_dir), run_dir, listeners.note) as lease:
@@ -146,6 +147,7 @@ def resume(
     check_names(config)
     require_same_search(parse(run.config), config)
     _check_given(config, given, str(run_dir), "evo.resume")
+    reach(address)
     with Lease(run.folder, run.uri, listeners.note) as lease:
         run = replace(run, guard=lease.require)
         run.latest()

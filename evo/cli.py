@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from evo import cli_jobs, cli_looking, cli_starting
-from evo.cli_options import ADDRESS, CONFIG, JSON, PICK, QUIET, RUN_DIR, SET, console_for_output, say
+from evo.cli_options import ADDRESS, CONFIG, JSON, PICK, QUIET, RUN, RUN_DIR, SET, console_for_output, say
 from evo.errors import USER_ERRORS, sentence
 
 if TYPE_CHECKING:
@@ -65,16 +65,19 @@ def search(
 
 @app.command()
 def resume(
-    run_dir: Annotated[str, RUN_DIR],
+    run_dir: Annotated[str, RUN],
     set_: Annotated[list[str] | None, SET] = None,
     address: Annotated[str | None, ADDRESS] = None,
     quiet: Annotated[bool, QUIET] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Continue a search that was stopped, or extend a finished one.
+    """Continue a search that was stopped, or extend a finished one; a submitted one at its job server, by its id.
 
     Example: evo resume runs/demo --set budget.generations=30
     """
+    if address is not None and cli_jobs.is_job_server(address):
+        cli_jobs.resume_job(run_dir, set_ or [], address)
+        return
     from evo.storage import RunDirectory
 
     RunDirectory.open(run_dir)

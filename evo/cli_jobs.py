@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,7 +56,7 @@ def status(run_id: Annotated[str, RUN_ID], address: Annotated[str, SERVER]) -> N
     from cluster.jobs import JobServer
 
     for job in JobServer(address).jobs(run_id) or [JobServer(address).job(run_id)]:
-        typer.echo(f"{job.id}  {job.state}  {job.run_dir}  {job.message}".rstrip())
+        typer.echo(f"{job.id}  {job.state}  {job.run_dir}  {_last_line(job.message)}".rstrip())
 
 
 def logs(
@@ -77,17 +78,34 @@ def logs(
 
 
 def stop(run_id: Annotated[str, RUN_ID], address: Annotated[str, SERVER]) -> None:
-    """Stop a submitted search; submit it again under the same id to go on.
+    """Stop a submitted search, to go on with it by evo resume.
 
     Example: evo stop search-1 --address http://127.0.0.1:8265
     """
     from cluster.jobs import JobServer
 
     job = JobServer(address).stop(run_id)
-    say(f"{job.id} {job.state}; go on with: evo submit CONFIG --id {run_id} --address {address}")
+    say(f"{job.id} {job.state}; go on with: evo resume {run_id} --address {address}")
+
+
+def is_job_server(address: str | None) -> bool:
+    return address is not None and address.startswith(("http://", "https://"))
+
+
+def resume_job(run_id: str, overrides: Sequence[str], address: str) -> None:
+    from cluster.jobs import JobServer, check_run_id
+
+    check_run_id(run_id)
+    job = JobServer(address).resume(run_id, overrides, say)
+    say(f"{job.id} {job.state} in {job.run_dir}; look: evo logs {run_id} --address {address} --follow")
+
+
+def _last_line(text: str) -> str:
+    """Of a failed job's log, which ends with what went wrong."""
+    return (text.strip().splitlines() or [""])[-1]
 
 
 def _end(run_id: str, job: Job) -> None:
     if job.state != "SUCCEEDED":
-        say(f"error: run {run_id} must end well, but got {job.state} ({job.message}); see its log above")
+        say(f"error: run {run_id} must end well, but got {job.state} ({_last_line(job.message)}); see its log above")
         raise SystemExit(2 if job.exit_code == 2 else 1)

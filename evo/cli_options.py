@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 CONFIG = typer.Argument(metavar="CONFIG", help="YAML file; see configs/ for commented examples", show_default=False)
 RUN_DIR = typer.Argument(metavar="RUN_DIR", help="directory of a search", show_default=False)
 SET = typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set budget.generations=5 (repeatable)")
+RUN = typer.Argument(metavar="RUN_DIR", help="directory of a search, or the id of a submitted one", show_default=False)
 ADDRESS = typer.Option(help="a running Ray cluster, e.g. auto or ray://head:10001; without it one is started here")
 PICK = typer.Option(help='an id, "knee", or limits such as "macs<=0.5x,top1_error<=0.09"')
 QUIET = typer.Option("--quiet", "-q", help="no progress display")

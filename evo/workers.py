@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cluster.ray_session import connect
 from evaluators.compression import CompressionEvaluator, frozen_teacher
 from evaluators.describe import trace
 from evaluators.prepare import prepared
@@ -74,6 +75,12 @@ def make_evaluator(kit: WorkerKit) -> CompressionEvaluator:
         return evaluator
     supernet = supernet_of(config, teacher, described, ranking, space_of(config, described.network, teacher))
     return replace(evaluator, shared=SharedWeights(supernet, kit.store))
+
+
+def reach(address: str | None) -> None:
+    """Connect to a running cluster now, where there is one to be used: whoever is not let in hears of it at once."""
+    if address is not None:
+        connect(address, 0)
 
 
 def build_backend(config: Config, kit: WorkerKit, address: str | None) -> StreamingBackend:

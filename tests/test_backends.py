@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cluster.worker import answer, torch_threads
 from evo.candidates import Backend, Outcome, Status
 from evo.failures import WorkerStartError
 from search_spaces.genome import Genome
+from search_spaces.plan import CompressionPlan
 
 TOKEN = Path.home() / ".ray" / "auth_token"
 UNLUCKY: Genome = (0, 0, 0, 0, 3, 5)  # 20 bits
@@ -103,6 +105,34 @@ def test_a_plan_that_kills_or_hangs_every_worker_fails_and_the_others_are_measur
     assert failed.keys() == {"c0@step2", "c1@step2"}
     assert failed["c0@step2"].startswith("its worker was lost 2 times, last: ActorDiedError")
     assert failed["c1@step2"] == "no result within the deadline of 3 s"
+
+
+@dataclass(frozen=True)
+class Hungry:
+    """Has no memory for 22 bits in the first process that tries."""
+
+    mark: Path
+
+    def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
+        if sum(b.weight for b in plan.bits) == 22 and not self.mark.exists():
+            self.mark.write_text(str(os.getpid()))
+            bytearray(2**60)
+        return {**ToyEvaluator().evaluate(plan, step, seed), "pid": float(os.getpid())}
+
+
+@pytest.mark.ray
+def test_what_ran_out_of_memory_is_tried_in_another_process(one_ray: None, tmp_path: Path) -> None:
+    backend = RayBackend(partial(Hungry, tmp_path / "mark"), workers=1)
+    found = outcomes(backend, (*FINE, DEADLY))
+    backend.close()
+    assert {o.status for o in found.values()} == {Status.COMPLETED}
+    assert found["c4@step2"].measures["pid"] != float((tmp_path / "mark").read_text())
+
+
+def test_where_there_is_no_other_process_it_is_a_failed_candidate(tmp_path: Path) -> None:
+    request = requests((DEADLY,))[0]
+    found = answer(Hungry(tmp_path / "mark"), request, threads=1, worker="")
+    assert (found.status, found.reason) == (Status.FAILED, "MemoryError")
 
 
 @pytest.mark.ray

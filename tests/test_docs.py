@@ -122,7 +122,7 @@ def _command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert set(words[1:2]) <= set(targets), line
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]) is not None, line
-    elif words[0] == "evo" and words[1] in NEED_A_CLUSTER:
+    elif words[0] == "evo" and (words[1] in NEED_A_CLUSTER or "--address" in words):
         _parse(words[1:])
     elif words[0] == "evo":
         if words[1] == "compare" and not Path(words[3]).exists():

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
-from small_run import evo, settings, write_config
+from small_run import Answer, evo, settings, write_config
 
 from cluster.jobs import check_run_id, token_of
 from cluster.packing import own_modules, pack
-from evo.config import load, validate
+from cluster.ray_session import connect
+from evo.config import load as load_config
+from evo.config import validate
+from evo.result import load
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "0123456789abcdef" * 4
+FAILED = re.compile("FAILED|STOPPED|SUCCEEDED")
 USER_MODULE = "from my_parts import small\n\ndef build(width=8):\n    return small(width)\n"
 USER_PARTS = "from evaluators.models.small import digits_cnn\n\ndef small(width):\n    return digits_cnn(width=width)\n"
 
@@ -47,7 +56,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_users_modules_travel_and_the_rest_of_the_folder_stays(project: Path, tmp_path: Path) -> None:
     (project / "trained.safetensors").write_bytes(b"weights")
-    config = load("search.yaml", ["model.weights=trained.safetensors"])
+    config = load_config("search.yaml", ["model.weights=trained.safetensors"])
     assert own_modules(config) == {"my_nets"}
     packed = tmp_path / "packed"
     packed.mkdir()
@@ -99,6 +108,50 @@ def test_the_token_is_found_where_ray_keeps_it(tmp_path: Path, monkeypatch: pyte
     assert token_of({"RAY_AUTH_TOKEN": "given", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}) == "given"
 
 
+class Gate(BaseHTTPRequestHandler):
+    """A job server's door, as Ray's dashboard keeps it: 401 without a token, 403 with another one."""
+
+    def do_GET(self) -> None:
+        code = 403 if self.headers.get("Authorization") else 401
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(b"Unauthorized")
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize(("token", "got"), [("", "no token"), ("f" * 64, "a wrong token")])
+def test_a_server_that_wants_another_token_is_one_sentence(
+    token: str, got: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Gate)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        for command in (["status", "mine"], ["resume", "mine"]):
+            answer = evo(capsys, *command, "--address", address)
+            assert (answer.code, answer.err.count("\n")) == (2, 1)
+            assert f"must be given the cluster's token, but got {got}; set RAY_AUTH_TOKEN" in answer.err
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_driver_that_is_not_let_in_hears_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.init", refuse)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    for token, got in (("", "no token given"), ("f" * 64, "the token given")):
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+        with pytest.raises(ConnectionError, match=rf"must let this driver in, but got address=auto .* with {got}; is"):
+            connect("auto", 1)
+
+
+def refuse(address: str, **_: object) -> None:
+    raise ConnectionError(f"Failed to connect to Ray cluster at {address}")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -117,32 +170,38 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"  # as where the environment is activated
     env.pop("RAY_ADDRESS", None)
     log = open(tmp_path_factory.mktemp("head") / "log", "w+")  # noqa: SIM115
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_for(dashboard, process)
+        until(lambda: listens(dashboard) or process.poll() is not None, "a head")
+        assert process.poll() is None, Path(log.name).read_text()
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         for number in (signal.SIGTERM, signal.SIGKILL):
             if process.poll() is None:
                 os.killpg(process.pid, number)
-                try:
-                    process.wait(30)
-                except subprocess.TimeoutExpired:
-                    continue
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(60)
         log.close()
+        shutil.rmtree(temp, ignore_errors=True)
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise RuntimeError(f"a head must start, but got exit code {process.poll()}; is the machine too busy?")
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def until(holds: Callable[[], object], what: str, limit_s: float = 900.0) -> None:
+    """Wait as long as a busy machine may take."""
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {limit_s:g} s for {what}"
+        time.sleep(0.5)
 
 
 @pytest.mark.chaos
@@ -158,25 +217,30 @@ def test_a_search_is_submitted_followed_stopped_and_goes_on(
         answer = evo(capsys, *submit)
         assert (answer.code, answer.err.count("\n")) == (2, 1) and f"but got {got}; set RAY_AUTH_TOKEN" in answer.err
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    assert evo(capsys, *submit, "--set", "budget.generations=500").code == 0
+
+    def at(command: str, *options: str) -> Answer:
+        return evo(capsys, command, "mine", "--address", head, *options)
+
+    assert evo(capsys, *submit, "--set", "budget.generations=5000").code == 0
     run = tmp_path / "storage" / "mine"
-    deadline = time.monotonic() + 240
-    while not list(run.glob("evaluations/*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    again = evo(capsys, *submit)
-    assert "mine is at work already (RUNNING)" in again.err
-    assert "mine  RUNNING" in evo(capsys, "status", "mine", "--address", head).out
-    assert evo(capsys, "stop", "mine", "--address", head).code == 0
-    finished = {p.name for p in run.glob("manifest-*")}
-    assert finished
-    followed = evo(capsys, *submit, "--follow")
+    until(lambda: list(run.glob("manifest-*")) or FAILED.search(at("status").out), "a round")
+    assert "mine is at work already (RUNNING)" in evo(capsys, *submit).err, at("logs").out
+    assert "mine  RUNNING" in at("status").out
+    assert at("stop").code == 0
+    stopped = load(str(run)).evaluations
+    assert stopped
+    rounds = str(max(int(e.candidate.generation) for e in stopped) + 3)
+    again = at("resume", "--set", f"budget.generations={rounds}")
+    assert again.code == 0 and "mine.2" in again.err, again.err
+    followed = at("logs", "--follow")
     assert followed.code == 0, followed.err + followed.out
     assert "finished" in followed.out, "the log of the search comes through"
-    status = evo(capsys, "status", "mine", "--address", head).out
-    assert "mine  STOPPED" in status and "mine.2  SUCCEEDED" in status
+    assert evo(capsys, *submit, "--set", f"budget.generations={rounds}", "--follow").code == 0, "nothing left to do"
+    states = at("status").out
+    assert "mine  STOPPED" in states and "mine.2  SUCCEEDED" in states and "mine.3  SUCCEEDED" in states
+    done = load(str(run)).evaluations
+    assert done[: len(stopped)] == stopped and len(done) > len(stopped), "what was finished before is kept"
     assert evo(capsys, "verify", run).code == 0
     written = b"".join(p.read_bytes() for p in run.rglob("*") if p.is_file())
-    assert (
-        TOKEN.encode()
-        not in written + followed.out.encode() + evo(capsys, "logs", "mine", "--address", head).out.encode()
-    )
+    said = "".join(at("logs").out + followed.out + followed.err).encode()
+    assert TOKEN.encode() not in written + said
