@@ -16,6 +16,8 @@ ALGORITHMS: Table = {
     "roulette": "evo.algorithms.roulette:RouletteGA",
     "random": "evo.algorithms.random_search:RandomSearch",
     "coevolution": "evo.algorithms.coevolution:Coevolution",
+    "cars": "evo.algorithms.cars:Cars",
+    "autoslim": "evo.algorithms.autoslim:AutoSlim",
     "optuna_tpe": "evo.algorithms.optuna_sampler:OptunaTPE",
     "optuna_nsga2": "evo.algorithms.optuna_sampler:OptunaNSGA2",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,3 +50,12 @@ class SearchSpace(Protocol):
         """The canonical legal genome of any code: idempotent; equal phenotypes give equal genomes."""
 
     def decode(self, genome: Genome) -> CompressionPlan: ...
+
+
+@runtime_checkable
+class Blocked(Protocol):
+    """A space some of whose genes only mean something together, such as inputs and operations of a node."""
+
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Indices of the genes that move together; every gene is in one block."""
