@@ -14,6 +14,7 @@ from torch import nn
 
 from evaluators.data import ImageData
 from evaluators.export import FORMATS, FORMATS_BY_ENDING, export, require_free
+from evaluators.export.accuracy import accuracy_by_split, accuracy_of_file
 from evaluators.quantise import bake
 from evo.budget import Budget
 from evo.build import (
@@ -50,7 +51,7 @@ from evo.resuming import require_same_search
 from evo.steady import Steady, run_steady
 from evo.storage import RunDirectory
 from evo.supernets import keepers, trainer_of, with_shared
-from evo.timing import latency_for_card
+from evo.timing import latency_of_file
 from evo.workers import build_backend, reach, worker_kit
 from evo.writing import write_outputs
 
@@ -252,8 +253,13 @@ def _view(study: Study) -> View:
     return View(study.problem, STEP2, pair, workers, budgets, f"half_{costs[0]}" if costs else "")
 
 
-def export_point(result: Result, point: FrontPoint, out: Path, format: str | None = None) -> Path:
-    """Write a front member as a model that needs none of this project; at the final step where it was finished there."""
+def export_point(
+    result: Result, point: FrontPoint, out: Path, format: str | None = None, check_data: bool = False
+) -> Path:
+    """Write a front member as a model that needs none of this project; at the final step where it was finished there.
+
+    check_data: the files also answer the images that the network was measured on, for the card.
+    """
     kind = format or FORMATS_BY_ENDING.get(out.suffix, "pytorch")
     if kind not in FORMATS:
         raise ValueError(f"an export format must be one of {', '.join(FORMATS)}, but got {kind!r}; choose one of these")
@@ -279,11 +285,13 @@ def export_point(result: Result, point: FrontPoint, out: Path, format: str | Non
             "candidate_id": point.candidate_id,
             "step": step,
             "measures": measures,
+            "accuracy": accuracy_by_split(study.evaluator, step, measures),
             "tuning": (
                 result.config.evaluation.final if step == FINAL else result.config.evaluation.step2
             ).model_dump(),
         },
         point.plan,
         list(study.splits.calibration_batches(EXPORT_IMAGES, EXPORT_BATCH, torch.device("cpu"))),
-        partial(latency_for_card, result.config, module, study.teacher, study.example, kind),
+        partial(latency_of_file, result.config, study.teacher, study.example, kind),
+        partial(accuracy_of_file, study.evaluator, step) if check_data else None,
     )

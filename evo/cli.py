@@ -123,6 +123,7 @@ def export(
     out: Annotated[Path, typer.Option(help="new folder, or a file ending in .onnx or .pt2")],
     pick: Annotated[str, PICK] = "knee",
     format_: Annotated[str | None, typer.Option("--format", help="pytorch, torch-export or onnx")] = None,
+    check_data: Annotated[bool, typer.Option("--check-data", help="measure the file's own accuracy too")] = False,
 ) -> None:
     """Write one network of the front as files that need nothing of this project.
 
@@ -131,7 +132,7 @@ def export(
     from evo.result import load
 
     choice = load(run_dir).pick(pick)
-    written = choice.export(out, format_)
+    written = choice.export(out, format_, check_data)
     say(f"{choice.point.candidate_id} ({choice.point.summary}) is in {written}")
 
 

@@ -128,11 +128,12 @@ class Choice:
 
         return point_html(self.point, self.result)
 
-    def export(self, out: str | Path, format: str | None = None) -> Path:
-        """Write the model: `format` is "pytorch", "torch-export" or "onnx"; by default that of the file's ending."""
+    def export(self, out: str | Path, format: str | None = None, check_data: bool = False) -> Path:
+        """Write the model: `format` is "pytorch", "torch-export" or "onnx"; by default that of the file's ending. With check_data
+        its card also says how accurate the file itself is."""
         from evo.api import export_point
 
-        return export_point(self.result, self.point, Path(out), format)
+        return export_point(self.result, self.point, Path(out), format, check_data)
 
 
 def load(run_dir: str | Path, given: Given | None = None) -> Result:

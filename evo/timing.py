@@ -10,8 +10,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from evaluators.compression import CompressionEvaluator
+from evaluators.export.subject import Written
 from evaluators.latency.building import build_table
-from evaluators.latency.measure import latency
+from evaluators.latency.eager import on_cpu
+from evaluators.latency.measure import interleaved, runtime_of
+from evaluators.latency.onnx_runtimes import onnxruntime_int8
 from evaluators.latency.probe import LatencyProbe, baseline_latency
 from evaluators.latency.runtime import Target
 from evaluators.latency.table import LatencyTable
@@ -82,13 +85,19 @@ def probe_of(
     return LatencyProbe(target, network, teacher, images, timing.table, timing.baseline_ms, _beside(models))
 
 
-def latency_for_card(
-    config: Config, module: nn.Module, teacher: nn.Module, example: Tensor, format: str
+def latency_of_file(
+    config: Config, teacher: nn.Module, example: Tensor, format: str, written: Written
 ) -> dict[str, str | float]:
-    """A network's latency beside the uncompressed one's, in the runtime that suits an export's format."""
+    """An exported file's latency beside the uncompressed network's, in the runtime that suits its format."""
     section = (config.timed or LatencySection()).model_copy(update={"runtime": RUNTIME_OF_FORMAT[format]})
     target = Target(**section.model_dump())
-    return {**asdict(target), **asdict(latency(module, _batch(example, target), target, teacher))}
+    images = _batch(example, target).cpu()
+    if format == "onnx":
+        session = onnxruntime_int8().file(written.path, images, target.threads)
+    else:
+        session = on_cpu(written.run, images, target.threads)
+    baseline = runtime_of(target).session(teacher, images, target.threads)
+    return {**asdict(target), **asdict(interleaved(session, baseline, target.repeats))}
 
 
 def kept_in(evaluator: CompressionEvaluator, models: Path) -> CompressionEvaluator:

@@ -143,7 +143,7 @@ def test_front_for_people(finished: Path, tmp_path: Path, capsys: pytest.Capture
     [
         (["--out", "net"], {"graph.pt2", "weights.safetensors", "layout.json", "load.py", "card.json"}),
         (["--out", "net", "--format", "torch-export"], {"model.pt2", "card.json"}),
-        (["--out", "net/small.onnx", "--pick", "macs<=0.9x"], {"small.onnx", "small.card.json"}),
+        (["--out", "net/small.onnx", "--pick", "macs<=0.9x", "--check-data"], {"small.onnx", "small.card.json"}),
     ],
     ids=["pytorch", "torch-export", "onnx"],
 )
@@ -167,6 +167,17 @@ def test_export(
     point = front[card["candidate_id"]]
     # The knee was finished at the last step, and that network is the one to export.
     assert card["measures"] == (point["measures"] if point["final"] is None else point["final"])
+    errors = {"search_validation": card["measures"]["top1_error"], "test": card["measures"].get("test_top1_error")}
+    stated = {name: split["top1"] for name, split in card["accuracy"].items()}
+    assert stated == {name: 1 - error for name, error in errors.items() if error is not None}
+    assert card["accuracy"].keys() == {"search_validation"} | ({"test"} if card["step"] == "final" else set())
+    if "--check-data" in options:
+        assert card["file"].keys() == stated.keys()
+        for name, split in card["file"].items():
+            assert split["images"] == card["accuracy"][name]["images"] > 0
+            assert split["top1"] == pytest.approx(stated[name], abs=0.03)  # sums of branches are rounded in the file
+    else:
+        assert "file" not in card
     assert card["input"] == [1, 8, 8] and card["plan"] == point["plan"] and card["candidate_id"] in answer.err
 
 

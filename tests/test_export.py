@@ -165,7 +165,7 @@ def test_an_export_that_differs_is_refused_and_leaves_nothing(tmp_path: Path, mo
     def wrong(subject: Subject, folder: Path, name: str) -> Written:
         (folder / "model.pt2").write_text("wrong")
         with torch.no_grad():
-            return Written(subject.baked(subject.images) + 0.5)
+            return Written(folder, lambda images: subject.baked(images) + 0.5)
 
     monkeypatch.setitem(exporting.FORMATS, "torch-export", wrong)
     with pytest.raises(ValueError, match="must give the network's outputs"):

@@ -19,8 +19,7 @@ GRAPH, WEIGHTS, LAYOUT, LOADER = "graph.pt2", "weights.safetensors", "layout.jso
 
 def write_program(subject: Subject, folder: Path, name: str) -> Written:
     torch.export.save(program_of(subject.baked, subject.images), folder / name)
-    with torch.no_grad():
-        return Written(torch.export.load(folder / name).module()(subject.images))
+    return Written(folder / name, torch.export.load(folder / name).module())
 
 
 def write_packed(subject: Subject, folder: Path, name: str) -> Written:
@@ -35,9 +34,8 @@ def write_packed(subject: Subject, folder: Path, name: str) -> Written:
     content = {"tensors": layout, "quantised": packed_metadata(subject.module)}
     (folder / LAYOUT).write_text(json.dumps(content, indent=1))
     shutil.copyfile(standalone_loader.__file__, folder / LOADER)
-    with torch.no_grad():
-        outputs: Tensor = standalone_loader.load(folder)(subject.images)
-    return Written(outputs, {"weights_file_bytes": (folder / WEIGHTS).stat().st_size})
+    notes = {"weights_file_bytes": (folder / WEIGHTS).stat().st_size}
+    return Written(folder, standalone_loader.load(folder), notes)
 
 
 def program_of(baked: nn.Module, images: Tensor) -> torch.export.ExportedProgram:

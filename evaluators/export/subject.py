@@ -29,11 +29,15 @@ class Subject:
     calibration: tuple[Tensor, ...]
 
 
+Forward = Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class Written:
-    """What the file gave for the subject's images when it was loaded again, and what its card must say of it."""
+    """What was written (a file, or a folder), how it answers now that it was loaded again, and what its card must say of it."""
 
-    outputs: Tensor
+    path: Path
+    run: Forward
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 

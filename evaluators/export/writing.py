@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from evaluators.export.onnx_file import write_onnx
 from evaluators.export.program import write_packed, write_program
-from evaluators.export.subject import TOLERANCE, TOLERANCE_ROUNDED, Subject, Writer, Written, difference
+from evaluators.export.subject import TOLERANCE, TOLERANCE_ROUNDED, Forward, Subject, Writer, Written, difference
 from evaluators.quantise import activation_quantisers, bake
 from search_spaces.plan import CompressionPlan
 
@@ -33,7 +33,8 @@ def export(
     facts: Mapping[str, Any],
     plan: CompressionPlan,
     calibration: Sequence[Tensor] = (),
-    timed: Callable[[], Mapping[str, Any]] | None = None,
+    timed: Callable[[Written], Mapping[str, Any]] | None = None,
+    examined: Callable[[Forward], Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write `module` (tuned, not yet baked) to `out`: a folder, or for torch-export and onnx also a file of that ending.
 
@@ -44,7 +45,7 @@ def export(
     layer and these sums run.
     Each is loaded again and compared with the network; card.json (NAME.card.json beside a single file) tells plan, measures
     and how it was checked.
-    `timed` measures the network's latency for the card, once the file has proved right.
+    Once the file has proved right, `timed` measures its latency for the card, and `examined` what its answers are worth.
     Raises ValueError when `out` exists already or the export differs from the network.
     """
     require_free(out, format)
@@ -53,14 +54,16 @@ def export(
     place = folder if name else folder.parent
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place, prefix="partial-") as made:  # a refused export leaves nothing behind
-        notes = _written(subject, Path(made), format, name or DEFAULT_NAMES[format])
+        written = _loaded_again(subject, Path(made), format, name or DEFAULT_NAMES[format])
+        notes = _compared(subject, written)
         card = {
             "format": format,
             **facts,
             "plan": json.loads(plan.to_json()),
             "input": list(subject.images.shape[1:]),
             **notes,
-            **({} if timed is None else {"latency": dict(timed())}),
+            **({} if timed is None else {"latency": dict(timed(written))}),
+            **({} if examined is None else {"file": dict(examined(written.run))}),
             "torch": str(torch.__version__),
         }
         (Path(made) / (f"{Path(name).stem}.{CARD}" if name else CARD)).write_text(json.dumps(card, indent=2))
@@ -77,12 +80,11 @@ def _subject(module: nn.Module, example: Tensor, calibration: Sequence[Tensor]) 
     return Subject(tuned, bake(copy.deepcopy(tuned)), images, given or (images,))
 
 
-def _written(subject: Subject, folder: Path, format: str, name: str) -> dict[str, Any]:
-    """Write, load again and compare; what the card says of it, with the mean difference of outputs relative to their spread."""
+def _compared(subject: Subject, written: Written) -> dict[str, Any]:
+    """What the card says of the file, with the mean difference of its outputs relative to their spread."""
     with torch.no_grad():
         expected = subject.baked(subject.images)
-    written = _loaded_again(subject, folder, format, name)
-    found = difference(written.outputs, expected)
+        found = difference(written.run(subject.images), expected)
     tolerance = TOLERANCE_ROUNDED if activation_quantisers(subject.baked) else TOLERANCE
     if not found <= tolerance:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +50,7 @@ class Eager:
 
     def _timed(self, model: nn.Module, images: Tensor, threads: int) -> Session:
         model.eval()
-        return _on_gpu(model, images) if self.device == "cuda" else _on_cpu(model, images, threads)
+        return _on_gpu(model, images) if self.device == "cuda" else on_cpu(model, images, threads)
 
 
 class _Doubled(nn.Module):
@@ -57,7 +58,7 @@ class _Doubled(nn.Module):
         return x + x
 
 
-def _on_cpu(model: nn.Module, images: Tensor, threads: int) -> Session:
+def on_cpu(model: Callable[[Tensor], object], images: Tensor, threads: int) -> Session:
     clock = time.thread_time if threads == 1 else time.perf_counter
 
     def run() -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,12 @@ class OnnxReader:
         if self.integers:
             graph, _ = integer_graph(graph, network.layers, ())
         return self.start(graph, images.numpy(), threads)
+
+    def file(self, path: Path, images: Tensor, threads: int) -> Session:
+        """An ONNX file as it is, on one batch of images."""
+        import onnx
+
+        return self.start(onnx.load(path), images.cpu().contiguous().numpy(), threads)
 
     def layer(self, shape: LayerShape, integer: bool, threads: int) -> Session:
         graph, given = layer_graph(shape, integer)
