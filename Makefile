@@ -26,6 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)  ## search on handwritten digits, about 2 minutes on 2 cores
 	$(BIN)/evo search configs/demo_digits.yaml --run-dir runs/demo-$$(date +%Y%m%d-%H%M%S)
+	@echo "these commands live in $(VENV); once per shell: source $(BIN)/activate"
 
 test: $(INSTALLED)  ## run the default tests (no GPU, no network, no downloads)
 	$(BIN)/python -m pytest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from evo.candidates import FINAL, STEP1, STEP2
 from evo.checks import GIVEN
 from evo.config import Config, parse, validate
 from evo.display import NoDisplay, display
+from evo.errors import examined_by_doctor
 from evo.explain import explanation_page
 from evo.final import genome_of, keep_baseline, measure_finals
 from evo.folder import Folder
@@ -117,15 +119,23 @@ def run_config(
     given: Given = Given(),  # noqa: B008 - frozen
 ) -> Result:
     """Start a new search in an empty run directory."""
-    check_names(config)
+    with _examined(given):
+        check_names(config)
     RunDirectory.require_empty(run_dir)
     reach(address)
     listeners.note(f"loading {config.model.factory} and {config.data.factory}")
-    study = build_study(config, None, given)
+    with _examined(given):
+        study = build_study(config, None, given)
     with Lease(Folder.at(run_dir), run_dir, listeners.note) as lease:
         info = _info(study, config, study.baseline)
         run = RunDirectory.create(run_dir, config.to_yaml(), info, lease.require)
         return _run(run, study, address, listeners, given)
+
+
+def _examined(given: Given) -> AbstractContextManager[None]:
+    """The doctor reads configurations: objects handed over in Python it does not see."""
+    named = given.model is None and given.data is None
+    return examined_by_doctor("CONFIG") if named else nullcontext()
 
 
 def is_run(run_dir: str) -> bool:
@@ -182,7 +192,7 @@ def _run(run: RunDirectory, study: Study, address: str | None, listeners: Listen
     study = with_shared(keep_study(study, run), run.folder)
     backend = build_backend(config, worker_kit(study, given), address)
     trainer = trainer_of(study)
-    tracker = _tracker(run, study)
+    tracker = _tracker(run, study, listeners.note)
     marks = absolute_marks(config.tracking.marks, run.info.baseline)
     info = SearchInfo(config.name, run.uri, config.flat(), dict(run.info.baseline), marks)
     observers = reports(_view(study), info, [listeners.display, tracker])
@@ -212,7 +222,7 @@ def _run(run: RunDirectory, study: Study, address: str | None, listeners: Listen
     return result
 
 
-def _tracker(run: RunDirectory, study: Study) -> Any:
+def _tracker(run: RunDirectory, study: Study, note: Callable[[str], None]) -> Any:
     section = study.config.tracking
     if section.tracker == "none":
         return resolve(TRACKERS, "none")()
@@ -238,6 +248,7 @@ def _tracker(run: RunDirectory, study: Study) -> Any:
         run_id=tracked_run(run),
         load_model=model_of,
         explain=lambda: explanation_page(finished()),
+        note=note,
     )
 
 

@@ -125,7 +125,7 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     models = folder / "models" if folder else None
     probe = probe_of(config, timing, described.network, teacher, example, models)
     evaluator = CompressionEvaluator(teacher, described, ranking, splits, step_options(config), device, models, probe)
-    _check_outputs(teacher, example, splits)
+    check_outputs(teacher, example, splits)
     baseline = evaluator.baseline(STEP2)
     problem = build_problem(config, space, tables, baseline)
     build_algorithm(
@@ -136,7 +136,7 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     )
 
 
-def _check_outputs(teacher: nn.Module, example: Tensor, splits: Splits) -> None:
+def check_outputs(teacher: nn.Module, example: Tensor, splits: Splits) -> None:
     with torch.no_grad():
         logits = teacher(example)
     classes = int(max(splits.train.labels.max(), splits.test.labels.max())) + 1

@@ -14,7 +14,7 @@ import typer
 
 from evo import cli_jobs, cli_looking, cli_starting
 from evo.cli_options import ADDRESS, CONFIG, JSON, PICK, QUIET, RUN, RUN_DIR, SET, console_for_output, say
-from evo.errors import USER_ERRORS, sentence
+from evo.errors import USER_ERRORS, examined_by_doctor, sentence
 
 if TYPE_CHECKING:
     from evo.api import Listeners
@@ -52,7 +52,8 @@ def search(
     """
     from evo.config import load
 
-    loaded = load(config, set_ or [])
+    with examined_by_doctor(str(config)):
+        loaded = load(config, set_ or [])
     target = run_dir or f"runs/{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
     from evo import api
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evo.cli_options import CONFIG, SET, say
+from evo.errors import examined_by_doctor
 
 if TYPE_CHECKING:
     from cluster.jobs import Job
@@ -36,7 +37,8 @@ def submit(
     """
     from evo.config import load
 
-    loaded = load(config, set_ or [])
+    with examined_by_doctor(str(config)):
+        loaded = load(config, set_ or [])
     from cluster.jobs import JobServer, check_run_id
 
     name = run_id or f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from evaluators.compression import MEASURES
 from evaluators.describe import trace
 from evaluators.load import load_weights
+from evaluators.loss_tables import LossTables
 from evaluators.prepare import prepared
 from evo.bottleneck import Bottleneck, Load, Target, find_bottleneck, loads
-from evo.build import check_names
+from evo.build import build_algorithm, build_problem, check_names, check_outputs
 from evo.config import Config
-from evo.inputs import load_splits, new_model, space_of
+from evo.inputs import check_kept, load_splits, new_model, space_of
 from evo.reachable import smallest
 from search_spaces.costs import costs
 from search_spaces.network import Network
@@ -33,12 +35,15 @@ def examine(config: Config, target: Target | None = None) -> dict[str, Any]:
     splits = load_splits(config, None)
     example = splits.prepare(splits.train.images[:1], torch.device("cpu"))
     model = new_model(config)
-    if config.space.rank_rules and config.model.weights is not None:  # ranks that the weights decide
+    if config.model.weights is not None:
         load_weights(model, config.model.weights)
-    model = prepared(model, example)
+    model = prepared(model.eval(), example)
     network = trace(model, example).network
+    check_kept(config, [layer.name for layer in network.layers])
     space = space_of(config, network, model)
     total = {name: float(value[0]) for name, value in costs(network, full(network, 1), peak=True).items()}
+    check_outputs(model, example, splits)
+    _check_search(config, space, total)
     layers = loads(network)
     shares = {load.name: _shares(load, total) for load in layers}
     genes = _genes_by_place(space)
@@ -64,6 +69,13 @@ def examine(config: Config, target: Target | None = None) -> dict[str, Any]:
     if target is not None:
         report["target"] = _on_target(layers, total, report["smallest"], target)
     return report
+
+
+def _check_search(config: Config, space: CompressionSpace, total: Mapping[str, float]) -> None:
+    """Refuse what a search would refuse after its step-1 tables; measures of real networks are unknown here."""
+    tables = LossTables(space, (), peak=True)
+    baseline = {**dict.fromkeys(MEASURES, np.nan), **total}
+    build_algorithm(config.algorithm, build_problem(config, space, tables, baseline), tables, baseline)
 
 
 def reachable(space: CompressionSpace) -> dict[str, float]:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from evo.failures import StorageError, WorkerStartError
 
 PATH_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 USER_ERRORS = (ValueError, StorageError, WorkerStartError, ConnectionError, *PATH_ERRORS)
+
+
+@contextmanager
+def examined_by_doctor(config: str) -> Iterator[None]:
+    """What is raised inside is such as `evo doctor` finds without starting a search: the sentence names it."""
+    try:
+        yield
+    except ValueError as error:
+        text = sentence(error)
+        hint = "" if "evo doctor" in text else f" (evo doctor {config} finds such things in seconds)"
+        raise ValueError(text + hint) from error
 
 
 def sentence(error: BaseException) -> str:

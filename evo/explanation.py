@@ -165,7 +165,7 @@ class _Reasons:
     def _places(self, layer: str) -> set[str]:
         """The layer itself and its groups, where they have genes."""
         groups = {g.name for g in self.space.network.groups if layer in g.producers}
-        return {gene.place for gene in self.space.genes} & (groups | {layer})
+        return {place for gene in self.space.genes for place in gene.places} & (groups | {layer})
 
     def _mildest(self, story: LayerStory) -> str:
         places = self._places(story.name)

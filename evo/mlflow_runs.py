@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -61,6 +62,7 @@ def settle_environment() -> None:
     """Short HTTP time-outs, no telemetry and no chatter, unless the user has set these variables otherwise."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", message="No complete tensor found in the group")  # torch's, at every model saved
     import mlflow  # noqa: F401  (it configures its logger when imported)
 
     for name in ("mlflow", "alembic"):

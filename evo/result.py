@@ -143,7 +143,7 @@ def load(run_dir: str | Path, given: Given | None = None) -> Result:
     """
     run = RunDirectory.open(str(run_dir))
     config = parse(run.config, origin=f"{run_dir}/config.yaml")
-    space = space_from_json(run.folder.read(SPACE_FILE).decode())
+    space = space_from_json(run.text(SPACE_FILE))
     info = run.info
     problem = problem_of(config, space, info.baseline)
     evaluations = legal(space, run.evaluations())

@@ -74,14 +74,22 @@ class RunDirectory:
     @property
     def info(self) -> RunInfo:
         try:
-            return RunInfo.from_json(self.folder.read("run.json"))
+            return RunInfo.from_json(self.text("run.json").encode())
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             message = f"run.json must be intact, but got {error!r} in {self.uri}; restore it from a copy"
             raise StorageError(message) from error
 
     @property
     def config(self) -> str:
-        return self.folder.read("config.yaml").decode()
+        return self.text("config.yaml")
+
+    def text(self, name: str) -> str:
+        """A file of text; raises StorageError where it is none."""
+        try:
+            return self.folder.read(name).decode()
+        except UnicodeDecodeError as error:
+            message = f"{name} must be text in UTF-8, but got {error.reason} in {self.uri}; restore it from a copy"
+            raise StorageError(message) from error
 
     @property
     def local(self) -> Path | None:

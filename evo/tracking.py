@@ -53,7 +53,8 @@ class MlflowTracker:
 
     `run_id` is the run to continue, or empty; after `on_start` it is the run that is written (empty while MLflow does
     not answer), so store it with the search. Calls return at once, except that `on_start` waits at most
-    `start_patience` seconds for the run, and `on_end` until nothing was written for `end_patience` seconds.
+    `start_patience` seconds for the run, and `on_end` until nothing was written for `end_patience` seconds. `note`
+    takes sentences for people.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class MlflowTracker:
         run_id: str = "",
         load_model: ModelLoader | None = None,
         explain: Callable[[], str] | None = None,
+        note: Callable[[str], None] = lambda _: None,
         start_patience: float = 60.0,
         end_patience: float = 300.0,
     ) -> None:
         self.run_id = run_id
         self._uri, self._experiment, self._load_model, self._explain = uri, experiment, load_model, explain
+        self._note = note
         self._start_patience, self._end_patience = start_patience, end_patience
         self._background = Background(self._warn)
         self._info = SearchInfo("", "")
@@ -101,6 +104,7 @@ class MlflowTracker:
         if status == "finished":
             self._background.submit(self._write_explanation)
             self._record_members(progress.useful)
+            self._note(f"writing {len(progress.useful)} networks of the front to MLflow, a few seconds each")
         self._background.submit(lambda: self._client().set_terminated(self.run_id, STATUS[status]))
         self._background.retry(tolerate=2)
         if not self._background.wait(self._end_patience):

@@ -136,8 +136,11 @@ def test_configurations(
     if "own_models" in overrides[0]:
         overrides = [*overrides, "model.kwargs={}", "model.weights=null"]
     options = set_options([o.replace("{folder}", str(folder)) for o in overrides])
+    found = evo(capsys, "doctor", folder / "config.yaml", *options)
+    is_one_sentence(found, *parts)
     answer = evo(capsys, "search", folder / "config.yaml", "--run-dir", tmp_path / "run", "--quiet", *options)
-    is_one_sentence(answer, *parts)
+    is_one_sentence(answer, *parts, "evo doctor")
+    assert answer.err.startswith(found.err.strip()), "the doctor finds what a search would refuse"
     assert not (tmp_path / "run").exists()
 
 

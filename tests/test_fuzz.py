@@ -6,6 +6,7 @@ The default run takes a sample; `pytest -m slow tests/test_fuzz.py` takes all 2,
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -44,6 +45,7 @@ ODD: tuple[Any, ...] = (
     "1e3",
     "ü\0",
 )
+NEXT_STEP = re.compile(r"; \w[^;]{3,}")  # every sentence ends in what to do
 SAMPLE, ALL = 200, 2000
 GENERATIONS = 4
 
@@ -95,7 +97,9 @@ def configurations(count: int) -> None:
             check(parse(text, origin="fuzzed.yaml"), MEASURES)
         except USER_ERRORS as error:
             refused += 1
-            assert "\n" not in sentence(error) and len(sentence(error)) > 20, (seed, text)
+            told = sentence(error)
+            assert "\n" not in told and len(told) > 20, (seed, text)
+            assert NEXT_STEP.search(told), (seed, told)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {error!r}\n{text}") from error
     assert count / 4 < refused < count
@@ -145,7 +149,7 @@ def directories(count: int, tmp: Path) -> None:
                 _ = run.info, run.config
                 archive = rows(search(run, generations=GENERATIONS, make_evaluator=ToyEvaluator))
             except USER_ERRORS as error:
-                assert "\n" not in sentence(error), seed
+                assert "\n" not in sentence(error) and NEXT_STEP.search(sentence(error)), (seed, sentence(error))
             else:
                 resumed += 1
                 assert archive == expected, seed
