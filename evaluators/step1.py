@@ -26,6 +26,7 @@ from evaluators.masks import compensated_mask, mask_of
 from evaluators.moments import InputMoments
 from evaluators.quantise import rounded_weight
 from evaluators.ranges import RULES, Seen, rounding_error
+from evaluators.reconstruction import RECONSTRUCTION, unit_shifts
 from evaluators.saliency import Ranking
 from evaluators.statistics import LayerStatistics
 from evo.randomness import stream
@@ -73,8 +74,10 @@ def build_tables(
     gradients: Gradients,
     ranking: Ranking,
     peak: bool = False,
+    codes: str = "fisher",
 ) -> LossTables:
-    """Compute all tables: about one small matrix product per layer and allele."""
+    """Compute all tables: about one small matrix product per layer and allele. `codes` is the form of binary channel codes: the
+    loss (`fisher`), or the outputs of the layer that reads the channels (`reconstruction`)."""
     shifts: list[Shifts] = []
     terms: list[AnyTerm] = []
     by_name = {gene.name: i for i, gene in enumerate(space.genes)}
@@ -106,7 +109,7 @@ def build_tables(
                 shifts.append(Shifts("skip", last, (index,), np.stack([np.zeros_like(left_out), left_out])))
             case _:
                 pass
-    terms.extend(_mask_terms(space, trace, gradients))
+    terms.extend(_mask_terms(space, trace, statistics, gradients, codes))
     factors = {kind: coherence(space, [s for s in shifts if s.kind == kind]) for kind in COHERENT}
     return LossTables(space, (*(s.term(factors.get(s.kind, 1.0)) for s in shifts), *terms), peak)
 
@@ -157,7 +160,9 @@ def _width_shifts(
     return found
 
 
-def _mask_terms(space: CompressionSpace, trace: Trace, gradients: Gradients) -> list[MaskTerm]:
+def _mask_terms(
+    space: CompressionSpace, trace: Trace, statistics: Mapping[str, LayerStatistics], gradients: Gradients, codes: str
+) -> list[MaskTerm]:
     """For each layer that reads a group with a bit per unit: what losing the columns of each unit does."""
     groups: dict[str, dict[int, int]] = {}
     for index, gene in enumerate(space.genes):
@@ -172,8 +177,14 @@ def _mask_terms(space: CompressionSpace, trace: Trace, gradients: Gradients) -> 
                 layer, every = gradients.layers[consumer], set(units)
                 kept = (kept_index(channel_map, {numbers[name]: sorted(every - {unit})}) for unit in units)
                 changes = [_lost(layer.weight, len(channel_map.group), index, None) for index in kept]
-                shifts = np.stack([layer.linear_shifts(change).numpy() for change in changes])
+                if codes == RECONSTRUCTION:
+                    columns = [change.any(0).nonzero().flatten().tolist() for change in changes]
+                    shifts = unit_shifts(layer.weight, statistics[consumer].inputs.second(False), columns).numpy()
+                else:
+                    shifts = np.stack([layer.linear_shifts(change).numpy() for change in changes])
                 found.append(MaskTerm("mask", consumer, tuple(units.values()), shifts, 1.0))
+    if codes == RECONSTRUCTION:  # outputs of different layers have no direction in common
+        return found
     return [replace(term, scale=mask_coherence(space, found)) for term in found]
 
 

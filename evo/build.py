@@ -164,7 +164,9 @@ def _step1(
     gradients = collect_gradients(
         teacher, described.network, statistics, images, derived_seed(config.seed, "gradients")
     )
-    tables = build_tables(space, teacher, described, statistics, gradients, ranking, peak)
+    tables = build_tables(
+        space, teacher, described, statistics, gradients, ranking, peak, config.evaluation.step1.codes
+    )
     return ranking, tables
 
 

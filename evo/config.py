@@ -135,6 +135,10 @@ class Step1(Section):
     """Statistics behind the closed-form score."""
 
     images: int = Field(256, ge=8, description="training images for one forward and backward pass")
+    codes: Literal["fisher", "reconstruction"] = Field(
+        "fisher",
+        description="form of binary channel codes: the loss, or the outputs of the layer that reads the channels",
+    )
 
 
 class Step(Section):

@@ -116,3 +116,28 @@ def test_codes_survive_their_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     codes = np.array([space.sample(rng) for _ in range(20)])
     assert (again.score(codes)["predicted_loss_increase"] == tables.score(codes)["predicted_loss_increase"]).all()
+
+
+def test_the_reconstruction_form_is_the_squared_error_of_the_layers_outputs() -> None:
+    """As Hu et al. 2018 fit codes: what the next layer gives with the channels zeroed, beside what it gave, bias apart."""
+    net, images = named("digits_cnn"), torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    space = build_space(net.network, OPTIONS)
+    found = collect(net.model, [layer.name for layer in net.network.layers], images, seed=0)
+    gradients = collect_gradients(net.model, net.network, found, images, seed=2)
+    tables = build_tables(space, net.model, net.trace, found, gradients, Ranking({}), codes="reconstruction")
+    (at,) = [i for i, t in enumerate(tables.terms) if isinstance(t, MaskTerm) and t.layer == "block1.conv2"]
+    term, layer = tables.terms[at], net.model.block1.conv2
+    seen: list[torch.Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    net.model(images)
+    handle.remove()
+    dropped = np.random.default_rng(5).random(len(term.genes)) < 0.4
+    code = np.array(space.anchors()[0])
+    code[list(term.genes)] = ~dropped
+    zeroed = seen[0].clone()
+    zeroed[:, torch.from_numpy(dropped)] = 0
+    bias = 0 if layer.bias is None else layer.bias.view(-1, 1, 1)
+    with torch.no_grad():
+        whole, cut = layer(seen[0]) - bias, layer(zeroed) - bias
+    expected = (whole - cut).square().sum() / whole.square().sum()
+    assert tables.contributions(code[None])[0, at] == pytest.approx(float(expected), rel=1e-4)

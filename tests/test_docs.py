@@ -32,7 +32,13 @@ from evo.config import Config, parse, validate
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-WITHOUT_CODE = {"docs/architecture.md", "docs/concepts.md", "docs/migration.md", "docs/model_coverage.md"}
+WITHOUT_CODE = {
+    "docs/architecture.md",
+    "docs/concepts.md",
+    "docs/methods.md",
+    "docs/migration.md",
+    "docs/model_coverage.md",
+}
 NEED_A_CLUSTER = {"submit", "status", "logs", "stop"}
 NOT_OURS = {
     "mlflow",

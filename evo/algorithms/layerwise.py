@@ -102,14 +102,14 @@ class Layerwise:
             DONE: lambda state: [],
         }
         proposals = makers[state.phase](state)
-        step = self.upper if state.phase == TUNE else self.lower
-        batch = Batch(
-            tuple(
-                Candidate(f"{state.asked:04d}-{i:04d}", state.fixed, self.problem.space.repair(genome), step)
-                for i, genome in enumerate(proposals)
-            )
+        batch = tuple(
+            Candidate(f"{state.asked:04d}-{i:04d}", state.fixed, self.problem.space.repair(genome), self.lower)
+            for i, genome in enumerate(proposals)
         )
-        return batch, replace(state, asked=state.asked + 1)
+        if state.phase == TUNE:  # under the id that it was scored by, so that the steps can be compared
+            chosen = [e.candidate for e in state.population] or batch
+            batch = tuple(replace(candidate, step=self.upper) for candidate in chosen)
+        return Batch(batch), replace(state, asked=state.asked + 1)
 
     def tell(self, state: LayerwiseState, evaluations: Sequence[Evaluation]) -> LayerwiseState:
         told = sorted(evaluations, key=lambda e: e.candidate.key)
@@ -218,7 +218,13 @@ class Layerwise:
         stage = self._stages[state.order[state.at]]
         best = pool[0].candidate.genome if pool else self._lowered(state, state.levels)
         fixed = _with(state.genome, stage, np.array([best[g] for g in stage.genes]))
-        return replace(state, phase=TUNE, genome=self.problem.space.repair(fixed), fixed=state.fixed + 1, population=())
+        return replace(
+            state,
+            phase=TUNE,
+            genome=self.problem.space.repair(fixed),
+            fixed=state.fixed + 1,
+            population=tuple(pool[:1]),
+        )
 
     @property
     def _predicted(self) -> Problem:
