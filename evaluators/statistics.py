@@ -23,7 +23,8 @@ from evaluators.moments import InputMoments
 from evaluators.outputs import OutputWatch
 from evaluators.unfolding import unfold
 
-MAX_PLACES = 100_000  # unfolded input places per layer kept for C; beyond, places are taken at a regular stride
+MAX_PLACES = 20_000  # unfolded input places per layer kept for C; beyond, images, then places are taken at a stride
+MAX_STRIDE = 4  # of images: places of one image say less than as many of several
 SAMPLED = 4096  # single input values per layer and batch kept to measure rounding
 
 
@@ -62,7 +63,8 @@ class _Accumulator:
         self.taylor: Tensor | None = None
 
     def add_input(self, x: Tensor, share: int) -> None:
-        rows = unfold(self.layer, x.detach())[::share].float()
+        stride = min(share, MAX_STRIDE)
+        rows = unfold(self.layer, x.detach()[::stride])[:: share // stride].float()
         low, high = torch.aminmax(x.detach())
         self.range = torch.stack([torch.minimum(self.range[0], low.cpu()), torch.maximum(self.range[1], high.cpu())])
         self.sample.append(x.detach().flatten()[:: max(1, x.numel() // SAMPLED)].float().cpu())

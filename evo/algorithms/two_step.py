@@ -60,7 +60,7 @@ class TwoStep:
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     local_search: LocalSearch | None = None
     seeds: int = 300
-    neighbours: int = 300
+    neighbours: int = 200
     memory: int = 200
     lower: str = STEP1
     upper: str = STEP2
