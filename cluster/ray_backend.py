@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +46,11 @@ class _Call:
 
 
 class RayBackend:
-    """`workers` actors with `threads` CPU slots and `gpus` (a share may be a fraction) each.
+    """`workers` actors that run `threads` threads and hold `cpus` slots (default: as many as threads), `gpus`, and units of
+    `custom` resources of the cluster each; shares below one may be fractions.
 
-    Without `address` a Ray cluster is started on this machine, and shut down by `close`. An actor that dies is replaced
+    Without `address` a Ray cluster with room for them, or for `cluster_cpus` where that is more, is started on this machine
+    and shut down by `close`. An actor that dies is replaced
     and its request tried again, on at most `max_attempts` actors; an actor that went down with its machine does not count.
     A request without result after `deadline_s` seconds fails, and its actor is killed; one that takes far longer than usual
     is given to a second actor as soon as one has nothing else to do. Actors are started when there is work for them and
@@ -64,8 +66,13 @@ class RayBackend:
         deadline_s: float | None = None,
         max_attempts: int = 3,
         gpus: float = 0.0,
+        cpus: float | None = None,
+        custom: Mapping[str, float] | None = None,
+        cluster_cpus: int = 0,
     ) -> None:
-        self._make_evaluator, self._workers, self._threads, self._gpus = make_evaluator, workers, threads, gpus
+        self._make_evaluator, self._workers, self._threads = make_evaluator, workers, threads
+        self._cpus, self._gpus, self._custom = float(threads) if cpus is None else cpus, gpus, dict(custom or {})
+        self._cluster_cpus = max(cluster_cpus, math.ceil(workers * self._cpus))
         self._address, self._deadline_s, self._max_attempts = address, deadline_s, max_attempts
         self._ray: Any = None
         self._owns_cluster = False
@@ -91,9 +98,8 @@ class RayBackend:
         try:
             while True:
                 events += [Submitted(request) for request in new]
-                instructions = [i for event in events for i in self._dispatcher.handle(event)]
-                self._perform(instructions)
-                yield from (i.outcome for i in instructions if isinstance(i, Report))
+                for event in events:
+                    yield from self._handle(event)
                 new = more(self._dispatcher.free)
                 if self._dispatcher.finished and not new:
                     return
@@ -101,22 +107,32 @@ class RayBackend:
         finally:
             self._abandon()
 
-    def close(self) -> None:
+    def release(self) -> None:
+        """Let all actors go; they are started again when there is work."""
         for name in tuple(self._actors):
             self._drop(name)
         self._calls.clear()
+
+    def close(self) -> None:
+        self.release()
         if self._owns_cluster:
             self._ray.shutdown()
         self._ray, self._factory, self._owns_cluster = None, None, False
 
     def _connect(self) -> None:
         if self._ray is None:
-            self._ray, self._owns_cluster = connect(self._address, self._workers * self._threads)
+            self._ray, self._owns_cluster = connect(self._address, self._cluster_cpus)
         if self._factory is None:
             try:
                 self._factory = self._ray.put(self._make_evaluator)
             except TypeError as error:
                 raise WorkerStartError.because(f"a factory that cannot be sent to it ({first_line(error)})") from error
+
+    def _handle(self, event: Event) -> Iterator[Outcome]:
+        """A result is handed on, and so recorded, before its worker gets more: no worker ever has two to lose."""
+        instructions = self._dispatcher.handle(event)
+        yield from (i.outcome for i in instructions if isinstance(i, Report))
+        self._perform(instructions)
 
     def _perform(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
@@ -135,8 +151,9 @@ class RayBackend:
         name = f"ray-{self._named}"
         self._named += 1
         kind = self._ray.remote(EvaluatorActor).options(
-            num_cpus=self._threads,
+            num_cpus=self._cpus,
             num_gpus=self._gpus,
+            resources=self._custom,
             max_restarts=0,
             max_task_retries=0,
             runtime_env=worker_environment(self._threads),
@@ -150,9 +167,10 @@ class RayBackend:
         if ready and len(calls) > 1:
             ready, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
         if not ready and not any(call.requests for call in self._calls.values()):
+            wanted = {"CPUs": self._cpus, "GPUs": self._gpus, **self._custom}
+            held = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
             warnings.warn(
-                f"no worker has started within {PATIENCE_S:g} s; does the cluster have {self._threads} CPUs and "
-                f"{self._gpus:g} GPUs free for one?",
+                f"no worker has started within {PATIENCE_S:g} s; does the cluster have {held} free for one?",
                 RuntimeWarning,
                 stacklevel=3,
             )

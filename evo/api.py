@@ -54,7 +54,7 @@ from evo.steady import Steady, run_steady
 from evo.storage import RunDirectory
 from evo.supernets import keepers, trainer_of, with_shared
 from evo.timing import latency_of_file
-from evo.workers import build_backend, reach, worker_kit
+from evo.workers import build_backend, reach, worker_kit, workers_at
 from evo.writing import write_outputs
 
 __all__ = ["Choice", "Given", "Listeners", "Result", "export_point", "load", "resume", "run_config", "search"]
@@ -122,7 +122,7 @@ def run_config(
     with _examined(given):
         check_names(config)
     RunDirectory.require_empty(run_dir)
-    reach(address)
+    reach(config.execution, address)
     listeners.note(f"loading {config.model.factory} and {config.data.factory}")
     with _examined(given):
         study = build_study(config, None, given)
@@ -158,7 +158,7 @@ def resume(
     check_names(config)
     require_same_search(parse(run.config), config)
     _check_given(config, given, str(run_dir), "evo.resume")
-    reach(address)
+    reach(config.execution, address)
     with Lease(run.folder, run.uri, listeners.note) as lease:
         run = replace(run, guard=lease.require)
         run.latest()
@@ -259,8 +259,7 @@ def _view(study: Study) -> View:
     budgets = tuple((name, 0.5 * study.baseline[name]) for name in costs[:1])
     learned = next((name for name in names if name in LEARNED), "top1_error")
     pair = FidelityPair(STEP1, SURROGATE, STEP2, learned)
-    execution = study.config.execution
-    workers = execution.workers if execution.backend == "ray" else 1
+    workers = workers_at(study.config.execution, STEP2)
     return View(study.problem, STEP2, pair, workers, budgets, f"half_{costs[0]}" if costs else "")
 
 

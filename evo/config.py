@@ -202,12 +202,26 @@ class LatencySection(Section):
     )
 
 
+class Resources(Section):
+    """What a worker of one fidelity step holds; what is not said is as for all others. Above one only whole numbers."""
+
+    workers: int | None = Field(None, ge=1, description="how many of them")
+    cpus: float | None = Field(None, gt=0, description="CPU slots, such as 0.5; default: execution.threads")
+    gpus: float | None = Field(None, ge=0, description="GPUs, such as 0.25")
+    custom: dict[str, float] = Field(
+        default_factory=dict, description="units of resources that nodes of the cluster offer"
+    )
+
+
 class Execution(Section):
     backend: Literal["ray", "local"] = "ray"
     workers: int = Field(2, ge=1, description="Ray actors")
     threads: int = Field(1, ge=1, description="CPU threads of each; results depend on it, not on the number of workers")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpus: float = Field(0.0, ge=0, description="GPUs (or a share of one) of each Ray actor")
+    resources: dict[Literal["step2", "final"], Resources] = Field(
+        default_factory=dict, description="other Ray actors per step, e.g. {final: {workers: 1, gpus: 1}}"
+    )
     deadline_s: float | None = Field(None, gt=0, description="seconds after which a step-2 evaluation counts as failed")
     asynchronous: bool = Field(
         False, description="no generations: a free worker gets a new candidate at once (nsga2, random)"

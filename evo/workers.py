@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from cluster.pools import Pools
 from cluster.ray_session import connect
 from evaluators.compression import CompressionEvaluator, frozen_teacher
 from evaluators.describe import trace
@@ -19,11 +23,13 @@ from evaluators.saliency import Ranking
 from evaluators.supernets.weights import SharedWeights, WeightStore
 from evo.build import Study
 from evo.candidates import StreamingBackend
-from evo.config import Config, parse
+from evo.config import Config, Execution, parse
 from evo.inputs import Given, device_of, load_splits, new_model, space_of, step_options
 from evo.registry import BACKENDS, resolve
 from evo.supernets import supernet_of
 from evo.timing import Timing, probe_of
+
+DEFAULT = "all other steps"
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,65 @@ def make_evaluator(kit: WorkerKit) -> CompressionEvaluator:
     return replace(evaluator, shared=SharedWeights(supernet, kit.store))
 
 
-def reach(address: str | None) -> None:
-    """Connect to a running cluster now, where there is one to be used: whoever is not let in hears of it at once."""
+def reach(execution: Execution, address: str | None) -> None:
+    """Check what workers are to hold, and connect to a running cluster where one is to be used: whoever is not let in hears
+    of it at once."""
+    check_resources(execution, address or (os.environ.get("RAY_ADDRESS") if execution.backend == "ray" else None))
     if address is not None:
         connect(address, 0)
+
+
+def check_resources(execution: Execution, address: str | None) -> None:
+    """Raise ValueError for workers that no machine, or not this one, can hold."""
+    for step, held in _held(execution).items():
+        for name, amount in (("cpus", held.cpus), ("gpus", held.gpus), *held.custom.items()):
+            if amount < 0 or (amount > 1 and amount != int(amount)):
+                raise ValueError(
+                    f"execution.resources must be shares of one or whole numbers, but got {name}={amount:g} for {step}; "
+                    "round it"
+                )
+        if address is not None:
+            continue
+        if held.gpus > torch.cuda.device_count():
+            raise ValueError(
+                f"execution must ask for what this machine has, but got gpus={held.gpus:g} for {step} and "
+                f"{torch.cuda.device_count()} GPUs here; lower it, or name a cluster with --address"
+            )
+        if held.custom:
+            raise ValueError(
+                f"custom resources must be offered by nodes of a cluster, but got {', '.join(held.custom)} for {step} on "
+                "this machine; remove them, or name the cluster with --address"
+            )
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the workers of one step hold each."""
+
+    workers: int
+    cpus: float
+    gpus: float
+    custom: Mapping[str, float]
+
+
+def _held(execution: Execution) -> dict[str, Held]:
+    """By fidelity step; under `DEFAULT` for those that no resources are named for."""
+    default = Held(execution.workers, float(execution.threads), execution.gpus, {})
+    named = {
+        str(step): Held(
+            asked.workers or default.workers,
+            default.cpus if asked.cpus is None else asked.cpus,
+            default.gpus if asked.gpus is None else asked.gpus,
+            asked.custom,
+        )
+        for step, asked in execution.resources.items()
+    }
+    return {DEFAULT: default, **named}
+
+
+def workers_at(execution: Execution, step: str) -> int:
+    held = _held(execution)
+    return held.get(step, held[DEFAULT]).workers if execution.backend == "ray" else 1
 
 
 def build_backend(config: Config, kit: WorkerKit, address: str | None) -> StreamingBackend:
@@ -90,12 +151,21 @@ def build_backend(config: Config, kit: WorkerKit, address: str | None) -> Stream
     if execution.backend == "local" and address is None:
         local: StreamingBackend = resolve(BACKENDS, "local")(factory, threads=execution.threads)
         return local
-    ray: StreamingBackend = resolve(BACKENDS, "ray")(
-        factory,
-        workers=execution.workers,
-        threads=execution.threads,
-        address=address,
-        deadline_s=execution.deadline_s,
-        gpus=execution.gpus,
-    )
+    room = max(math.ceil(held.workers * held.cpus) for held in _held(execution).values())
+    pools: dict[str, Any] = {
+        step: resolve(BACKENDS, "ray")(
+            factory,
+            workers=held.workers,
+            threads=execution.threads,
+            address=address,
+            deadline_s=execution.deadline_s,
+            gpus=held.gpus,
+            cpus=held.cpus,
+            custom=held.custom,
+            cluster_cpus=room,
+        )
+        for step, held in _held(execution).items()
+    }
+    default = pools.pop(DEFAULT)
+    ray: StreamingBackend = Pools(default, pools) if pools else default
     return ray

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +15,11 @@ import pytest
 from toy import DeadlyEvaluator, ToyEvaluator, begin, requests, rows, search
 
 from cluster.local import LocalBackend
+from cluster.pools import Pools
 from cluster.ray_backend import RayBackend
 from cluster.ray_session import connect, import_paths
 from cluster.worker import answer, torch_threads
-from evo.candidates import Backend, Outcome, Status
+from evo.candidates import FINAL, STEP2, Backend, Outcome, Status
 from evo.failures import WorkerStartError
 from search_spaces.genome import Genome
 from search_spaces.plan import CompressionPlan
@@ -35,7 +37,9 @@ MakeBackend = Callable[..., Backend]
 def one_ray() -> Iterator[None]:
     """One private Ray for the module, started as RayBackend would start it."""
     before = TOKEN.exists()
-    ray, started = connect(None, cpus=4)
+    with pytest.MonkeyPatch.context() as patch:  # GPUs and others that are only said to be there
+        patch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps({"GPU": 1, "small": 4}))
+        ray, started = connect(None, cpus=4)
     yield
     assert started
     assert TOKEN.exists() == before, "a private cluster leaves no token behind"
@@ -133,6 +137,32 @@ def test_where_there_is_no_other_process_it_is_a_failed_candidate(tmp_path: Path
     request = requests((DEADLY,))[0]
     found = answer(Hungry(tmp_path / "mark"), request, threads=1, worker="")
     assert (found.status, found.reason) == (Status.FAILED, "MemoryError")
+
+
+class Holding:
+    """Measures what its own process holds of the cluster."""
+
+    def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
+        import ray
+
+        held = ray.get_runtime_context().get_assigned_resources()
+        return {name: float(held.get(name, 0.0)) for name in ("CPU", "GPU", "small")}
+
+
+@pytest.mark.ray
+def test_every_step_has_workers_of_its_own_kind(one_ray: None) -> None:
+    """The last step takes all CPUs, so that it must be given the room of the others."""
+    pools = Pools(
+        RayBackend(Holding),
+        {
+            STEP2: RayBackend(Holding, workers=3, cpus=0.5, gpus=0.25, custom={"small": 1}),
+            FINAL: RayBackend(Holding, workers=1, cpus=4, gpus=1),
+        },
+    )
+    work = [*requests(FINE), *(replace(r, key=f"{r.key}!", step=FINAL) for r in requests(FINE[:1]))]
+    found = {o.key: (o.measures["CPU"], o.measures["GPU"], o.measures["small"]) for o in pools.evaluate(work)}
+    pools.close()
+    assert found == {f"c{i}@step2": (0.5, 0.25, 1.0) for i in range(len(FINE))} | {"c0@step2!": (4.0, 1.0, 0.0)}
 
 
 @pytest.mark.ray
