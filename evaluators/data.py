@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evaluators.boundary import Part
 from evo.randomness import stream
 
 
@@ -54,6 +55,7 @@ class ImageData:
     """What a data factory returns. mean and std (per channel, of images scaled to 0..1) apply to uint8 images only.
 
     Augmentation while tuning: random horizontal `flip`, and random crops after zero padding by `pad` pixels.
+    inputs: where a sample is several tensors, those of a row of `images` (N, elements), see `evaluators.boundary.joined`.
     """
 
     train: Images
@@ -62,6 +64,7 @@ class ImageData:
     std: tuple[float, ...] = ()
     flip: bool = False
     pad: int = 0
+    inputs: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Splits:
                 shape = (1, -1, 1, 1)
                 mean, std = torch.tensor(self.form.mean, device=device), torch.tensor(self.form.std, device=device)
                 images = (images - mean.view(shape)) / std.view(shape)
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images.contiguous()
 
     def batches(self, split: Images, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, as it is."""

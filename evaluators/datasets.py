@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evaluators.boundary import Part, joined
 from evaluators.data import ImageData, Images
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -91,12 +92,31 @@ def stacked(dataset: Any, index: list[int]) -> Images:
     return Images(torch.stack([image for image, _ in items]), torch.tensor([int(label) for _, label in items]))
 
 
+def _rows(dataset: Any) -> tuple[Images, tuple[Part, ...]]:
+    """Items (inputs, label) of a map-style data set, where inputs are several tensors."""
+    items = [dataset[i] for i in range(len(dataset))]
+    rows, parts = joined([inputs for inputs, _ in items])
+    return Images(rows, torch.tensor([int(label) for _, label in items])), parts
+
+
+def _several(train: Any, test: Any) -> ImageData:
+    (rows, parts), (others, test_parts) = _rows(train), _rows(test)
+    if parts != test_parts:
+        raise ValueError(
+            f"both data sets must have the same inputs, {parts}, but got {test_parts} for the test; correct them"
+        )
+    return ImageData(rows, others, inputs=parts)
+
+
 def from_factory(made: Any) -> ImageData:
-    """`ImageData`, or a pair (train, test) of map-style data sets of normalised image tensors."""
+    """`ImageData`, or a pair (train, test) of map-style data sets of normalised image tensors, or of several tensors a sample (in
+    a tuple, list, or dict by the names of the model's arguments)."""
     if isinstance(made, ImageData):
         return made
     if isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, Sized) for part in made):
         train, test = made
+        if len(train) and isinstance(train[0][0], tuple | list | dict):
+            return _several(train, test)
         return ImageData(stacked(train, list(range(len(train)))), stacked(test, list(range(len(test)))))
     raise ValueError(
         "a data factory must return evaluators.data.ImageData or a pair (train, test) of map-style data sets, "

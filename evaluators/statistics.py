@@ -81,10 +81,11 @@ class _Accumulator:
             term = (weight.grad * weight.detach()).flatten(1).sum(1).double().square()
             self.taylor = term + (0 if self.taylor is None else self.taylor)
 
-    def result(self, images: int, batches: int, scale: Tensor, positive: Tensor) -> LayerStatistics:
+    def result(self, name: str, images: int, batches: int, scale: Tensor, positive: Tensor) -> LayerStatistics:
         if self.gram is None or self.sum is None or self.gradient is None:
             raise ValueError(
-                "every described layer must run in the forward and backward pass, but one did not; check the model"
+                f"a gradient must reach every layer that the forward pass runs, but got none for {name}; "
+                "take detach(), no_grad() and numpy out of the forward pass"
             )
         mean = self.sum / self.places
         covariance = self.gram / self.places - torch.outer(mean, mean)
@@ -138,7 +139,9 @@ def collect(
         for parameter, flag, gradient in before:
             parameter.requires_grad_(flag)
             parameter.grad = gradient
-    return {name: s.result(len(images), batches, watch.scale(name), watch.positive(name)) for name, s in sums.items()}
+    return {
+        name: s.result(name, len(images), batches, watch.scale(name), watch.positive(name)) for name, s in sums.items()
+    }
 
 
 def _capture(accumulator: _Accumulator, images: int) -> Callable[[nn.Module, Any, Tensor], None]:

@@ -76,12 +76,15 @@ def search(
     objectives: Sequence[str | Mapping[str, Any]] = ("top1_error", "macs", "size_bytes"),
     run_dir: str | Path = "runs/search",
     validation: int = 2000,
+    output: str | int | None = None,
     **sections: Mapping[str, Any],
 ) -> Result:
     """Search the Pareto front of a network's compressed versions.
 
     model: a trained torch.nn.Module, the name of a built-in one, or the `model` section of a configuration.
-    data: `ImageData`, a pair (train, test) of data sets of (image tensor, label), a name, or the `data` section.
+    data: `ImageData`, a pair (train, test) of data sets of (image tensor, label), a name, or the `data` section. In place of the
+    image may stand several tensors, in a tuple or a dict by the names of the model's arguments.
+    output: of a model handed over that returns several tensors, the key or position of its logits.
     objectives: measures to minimise. Other sections of the configuration (space, budget, execution ...) are keyword
     arguments with dictionaries; `validation` training images are held out of data handed over. Raises ValueError for
     anything that cannot work, before any long computation.
@@ -94,7 +97,7 @@ def search(
     )
     values = {
         **sections,
-        "model": {"factory": GIVEN} if given.model is not None else _section("model", model),
+        "model": {"factory": GIVEN, "output": output} if given.model is not None else _section("model", model),
         "data": {"factory": GIVEN, "validation": validation} if given.data is not None else _section("data", data),
         "objectives": [{"measure": o} if isinstance(o, str) else dict(o) for o in objectives],
     }

@@ -116,6 +116,7 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     model = load_model(config, splits, device, baseline_file, given.model)
     teacher = frozen_teacher(model, device)
     described = trace(teacher, example)
+    check_outputs(teacher, example, splits)
     check_kept(config, [layer.name for layer in described.network.layers])
     space = space_of(config, described.network, teacher)
     if config.supernet is not None:
@@ -125,7 +126,6 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     models = folder / "models" if folder else None
     probe = probe_of(config, timing, described.network, teacher, example, models)
     evaluator = CompressionEvaluator(teacher, described, ranking, splits, step_options(config), device, models, probe)
-    check_outputs(teacher, example, splits)
     baseline = evaluator.baseline(STEP2)
     problem = build_problem(config, space, tables, baseline)
     build_algorithm(
@@ -140,6 +140,12 @@ def check_outputs(teacher: nn.Module, example: Tensor, splits: Splits) -> None:
     with torch.no_grad():
         logits = teacher(example)
     classes = int(max(splits.train.labels.max(), splits.test.labels.max())) + 1
+    if isinstance(logits, dict | tuple | list):
+        known = list(logits) if isinstance(logits, dict) else list(range(len(logits)))
+        raise ValueError(
+            "the model must give logits alone, or model.output must say which of its outputs are the logits, but got "
+            f"a {type(logits).__name__} with {known}; set model.output={known[0] if known else 0!r}, for instance"
+        )
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < classes:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(

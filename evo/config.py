@@ -52,6 +52,7 @@ class Model(Section):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = Field(None, description="safetensors, or a state_dict saved by torch.save")
     pretrain: Pretrain | None = Field(None, description="train it here instead of loading weights")
+    output: int | str | None = Field(None, description="which of several outputs are the logits: a key or position")
 
 
 class Data(Section):

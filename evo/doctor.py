@@ -17,7 +17,7 @@ from evaluators.prepare import prepared
 from evo.bottleneck import Bottleneck, Load, Target, find_bottleneck, loads
 from evo.build import build_algorithm, build_problem, check_names, check_outputs
 from evo.config import Config
-from evo.inputs import check_kept, load_splits, new_model, space_of
+from evo.inputs import check_kept, load_splits, network_of, space_of
 from evo.reachable import smallest
 from search_spaces.costs import costs
 from search_spaces.network import Network
@@ -34,7 +34,7 @@ def examine(config: Config, target: Target | None = None) -> dict[str, Any]:
     check_names(config)
     splits = load_splits(config, None)
     example = splits.prepare(splits.train.images[:1], torch.device("cpu"))
-    model = new_model(config)
+    model = network_of(config, None, splits)
     if config.model.weights is not None:
         load_weights(model, config.model.weights)
     model = prepared(model.eval(), example)

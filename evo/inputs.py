@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from evaluators.boundary import bound
 from evaluators.compression import StepOptions
 from evaluators.data import ImageData, Splits, limited, split
 from evaluators.datasets import from_factory
@@ -65,12 +66,18 @@ def new_model(config: Config) -> nn.Module:
     return build_model(resolve(MODELS, config.model.factory), config.model.factory, config.model.kwargs)
 
 
+def network_of(config: Config, given: nn.Module | None, splits: Splits) -> nn.Module:
+    """The network as made or handed over, taking the data's inputs and giving logits."""
+    model = new_model(config) if given is None else copy.deepcopy(given)
+    return bound(model, splits.form.inputs, config.model.output)
+
+
 def load_model(
     config: Config, splits: Splits, device: torch.device, baseline: Path | None, given: nn.Module | None
 ) -> nn.Module:
     """The trained network: from the run's own copy, handed over, from the user's weights, or trained here."""
     example = splits.prepare(splits.train.images[:1], torch.device("cpu"))
-    model = new_model(config) if given is None else copy.deepcopy(given)
+    model = network_of(config, given, splits)
     if baseline is not None and baseline.is_file():
         model = prepared(model, example)
         load_weights(model, str(baseline), "the weights kept with the run")

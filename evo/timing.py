@@ -93,7 +93,7 @@ def latency_of_file(
     target = Target(**section.model_dump())
     images = _batch(example, target).cpu()
     if format == "onnx":
-        session = onnxruntime_int8().file(written.path, images, target.threads)
+        session = onnxruntime_int8().file(written.path, teacher, images, target.threads)
     else:
         session = on_cpu(written.run, images, target.threads)
     baseline = runtime_of(target).session(teacher, images, target.threads)

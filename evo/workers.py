@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from evaluators.supernets.weights import SharedWeights, WeightStore
 from evo.build import Study
 from evo.candidates import StreamingBackend
 from evo.config import Config, Execution, parse
-from evo.inputs import Given, device_of, load_splits, new_model, space_of, step_options
+from evo.inputs import Given, device_of, load_splits, network_of, space_of, step_options
 from evo.registry import BACKENDS, resolve
 from evo.supernets import supernet_of
 from evo.timing import Timing, probe_of
@@ -66,7 +65,7 @@ def make_evaluator(kit: WorkerKit) -> CompressionEvaluator:
     torch.set_num_threads(config.execution.threads)
     device = device_of(config)
     splits = load_splits(config, kit.given.data)
-    model = new_model(config) if kit.given.model is None else copy.deepcopy(kit.given.model)
+    model = network_of(config, kit.given.model, splits)
     model = prepared(model, splits.prepare(splits.train.images[:1], torch.device("cpu")))
     model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in kit.weights.items()})
     teacher = frozen_teacher(model, device)

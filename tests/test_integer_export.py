@@ -93,7 +93,7 @@ def test_a_residual_network_stays_on_integer_kernels(weight: int, activation: in
     module = quantised(weight, activation)
     network = plain(module, IMAGES)
     assert network.folded
-    model, runs = integer_graph(quick_graph_of(network.model, IMAGES), network.layers, [IMAGES])
+    model, runs = integer_graph(quick_graph_of(network.model, IMAGES), network.layers, [(IMAGES,)])
     with torch.no_grad():
         expected = bake(copy.deepcopy(module))(IMAGES)
     assert relative(run(model, IMAGES), expected) < (0.05 if activation == 8 else 0.2)
@@ -153,7 +153,7 @@ def test_four_bit_linear_layers_with_float_inputs_get_a_four_bit_kernel(tmp_path
     module = compose(net.model, net.trace, net.ranking, plan).eval()
     x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
     network = plain(module, x)
-    model, runs = integer_graph(graph_of(network.model, x), network.layers, [x])
+    model, runs = integer_graph(graph_of(network.model, x), network.layers, [(x,)])
     assert set(runs.values()) == {FOUR_BIT_KERNEL}
     found = operators_run(model, tmp_path)
     assert found["MatMulNBits"] == 2, found

@@ -40,7 +40,7 @@ INTEGER, PARTLY_INTEGER, FOUR_BIT_KERNEL, WEIGHTS_ONLY, INPUTS_ONLY, FLOAT = (
 
 
 def integer_graph(
-    model: onnx.ModelProto, layers: Sequence[IntegerLayer], calibration: Sequence[Tensor] | None
+    model: onnx.ModelProto, layers: Sequence[IntegerLayer], calibration: Sequence[Sequence[Tensor]] | None
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
     """The graph with the layers' integers, and how a runtime with 8-bit kernels will run each of them, by name.
 
@@ -60,15 +60,17 @@ def integer_graph(
     return editor.graph.model(), runs
 
 
-def _observed(model: onnx.ModelProto, values: list[str], batches: Sequence[Tensor]) -> dict[str, tuple[float, float]]:
+def _observed(
+    model: onnx.ModelProto, values: list[str], batches: Sequence[Sequence[Tensor]]
+) -> dict[str, tuple[float, float]]:
     """Lowest and highest element of some values over all batches."""
     import onnxruntime
 
     if not batches:
         return {value: INVENTED_RANGE for value in values}
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    found = [session.run(values, {name: batch.numpy()}) for batch in batches]
+    names = [entry.name for entry in session.get_inputs()]
+    found = [session.run(values, {n: t.contiguous().numpy() for n, t in zip(names, b, strict=True)}) for b in batches]
     return {
         value: (min(float(run[i].min()) for run in found), max(float(run[i].max()) for run in found))
         for i, value in enumerate(values)

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evaluators.boundary import Boundary, bare, boundary_of
 from evaluators.export.folding import Plain, plain
 from evaluators.export.subject import TOLERANCE_ROUNDED, Forward, Subject, Written, difference
 
 if TYPE_CHECKING:
     import onnx
+    from onnxruntime import InferenceSession
 
 OPSET = 21  # the first with 4-bit integers
 QUICK_OPSET = 17
@@ -41,21 +43,24 @@ def _written(
 
     from evaluators.export.integer_graph import integer_graph
 
-    model, runs = integer_graph(onnx.ModelProto.FromString(graph.SerializeToString()), network.layers, calibration)
+    boundary = boundary_of(subject.baked)
+    batches = None if calibration is None else [boundary.inputs(batch) for batch in calibration]
+    model, runs = integer_graph(onnx.ModelProto.FromString(graph.SerializeToString()), network.layers, batches)
     onnx.checker.check_model(model)
     onnx.save(model, file)
     sums = "float32" if calibration is None else "8 bits where all branches are"
     notes = {"opset": OPSET, "file_bytes": file.stat().st_size, "layers": runs, "sums_of_branches": sums}
-    return Written(file, onnx_forward(file), notes)
+    return Written(file, onnx_forward(file, subject.baked, subject.images), notes)
 
 
 def graph_of(model: nn.Module, images: Tensor) -> onnx.ModelProto:
-    """A network without quantisers as an ONNX graph for any batch size."""
+    """A network without quantisers as an ONNX graph for any batch size, with the inputs and outputs that its author gave it."""
+    inputs, batch = boundary_of(model).inputs(images), torch.export.Dim("batch", min=1, max=65536)
     with torch.no_grad():
         program = torch.onnx.export(
-            model,
-            (images,),
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
+            bare(model),
+            inputs,
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
             opset_version=OPSET,
             verbose=False,
         )
@@ -74,24 +79,33 @@ def quick_graph_of(model: nn.Module, images: Tensor) -> onnx.ModelProto:
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it announces its end
-                torch.onnx.export(model, (images,), file, dynamo=False, opset_version=QUICK_OPSET)
+                inputs = boundary_of(model).inputs(images)
+                torch.onnx.export(bare(model), inputs, file, dynamo=False, opset_version=QUICK_OPSET)
         except (TypeError, RuntimeError, torch.onnx.errors.OnnxExporterError):
             return graph_of(model, images)
         return onnx.load(file)
 
 
 def run_onnx(file: Path, images: Tensor) -> Tensor:
-    return onnx_forward(file)(images)
+    return onnx_forward(file, nn.Identity(), images)(images)
 
 
-def onnx_forward(file: Path) -> Forward:
-    """What the file gives for images, in ONNX Runtime on the CPU."""
+def onnx_forward(file: Path, network: nn.Module, example: Tensor) -> Forward:
+    """What the file of a network gives for (rows of) its inputs, in ONNX Runtime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    boundary = boundary_of(network)
+    with torch.no_grad():
+        at = boundary.position(bare(network)(*boundary.inputs(example)))
 
-    def run(images: Tensor) -> Tensor:
-        (output,) = session.run(None, {session.get_inputs()[0].name: images.contiguous().numpy()})
-        return torch.from_numpy(np.asarray(output))
+    def run(rows: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(session.run(None, feeds(session, boundary, rows))[at]))
 
     return run
+
+
+def feeds(session: InferenceSession, boundary: Boundary, rows: Tensor) -> dict[str, np.ndarray]:
+    """What a session is given for rows of inputs."""
+    inputs = (tensor.contiguous().numpy() for tensor in boundary.inputs(rows))
+    return {entry.name: array for entry, array in zip(session.get_inputs(), inputs, strict=True)}

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from evaluators import standalone_loader
 from evaluators.artifacts import packed_metadata, packed_state
-from evaluators.export.subject import Subject, Written
+from evaluators.boundary import Boundary, bare, boundary_of
+from evaluators.export.subject import Forward, Subject, Written
 
 GRAPH, WEIGHTS, LAYOUT, LOADER = "graph.pt2", "weights.safetensors", "layout.json", "load.py"
 
 
 def write_program(subject: Subject, folder: Path, name: str) -> Written:
     torch.export.save(program_of(subject.baked, subject.images), folder / name)
-    return Written(folder / name, torch.export.load(folder / name).module())
+    return Written(folder / name, _forward(boundary_of(subject.baked), torch.export.load(folder / name).module()))
 
 
 def write_packed(subject: Subject, folder: Path, name: str) -> Written:
@@ -35,14 +36,25 @@ def write_packed(subject: Subject, folder: Path, name: str) -> Written:
     (folder / LAYOUT).write_text(json.dumps(content, indent=1))
     shutil.copyfile(standalone_loader.__file__, folder / LOADER)
     notes = {"weights_file_bytes": (folder / WEIGHTS).stat().st_size}
-    return Written(folder, standalone_loader.load(folder), notes)
+    return Written(folder, _forward(boundary_of(subject.baked), standalone_loader.load(folder)), notes)
+
+
+def _forward(boundary: Boundary, module: nn.Module) -> Forward:
+    """A loaded program on rows of inputs."""
+
+    def run(rows: Tensor) -> Tensor:
+        logits: Tensor = boundary.logits(module(*boundary.inputs(rows)))
+        return logits
+
+    return run
 
 
 def program_of(baked: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
-    """The traced network for any batch size."""
+    """The traced network for any batch size, with the inputs and outputs that its author gave it."""
     batch = torch.export.Dim("batch", min=1, max=65536)
+    inputs = boundary_of(baked).inputs(images)
     with torch.no_grad():
-        return torch.export.export(baked, (images,), dynamic_shapes=({0: batch},))
+        return torch.export.export(bare(baked), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
 
 
 def laid_out(state: dict[str, Tensor]) -> tuple[Tensor, dict[str, list[object]]]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluators.boundary import boundary_of
 from evaluators.export.onnx_file import write_onnx
 from evaluators.export.program import write_packed, write_program
 from evaluators.export.subject import TOLERANCE, TOLERANCE_ROUNDED, Forward, Subject, Writer, Written, difference
@@ -60,7 +61,7 @@ def export(
             "format": format,
             **facts,
             "plan": json.loads(plan.to_json()),
-            "input": list(subject.images.shape[1:]),
+            **_inputs(subject),
             **notes,
             **({} if timed is None else {"latency": dict(timed(written))}),
             **({} if examined is None else {"file": dict(examined(written.run))}),
@@ -78,6 +79,12 @@ def _subject(module: nn.Module, example: Tensor, calibration: Sequence[Tensor]) 
     images = example.cpu().repeat(2, *[1] * (example.dim() - 1))
     given = tuple(batch.cpu() for batch in calibration)
     return Subject(tuned, bake(copy.deepcopy(tuned)), images, given or (images,))
+
+
+def _inputs(subject: Subject) -> dict[str, Any]:
+    parts = boundary_of(subject.baked).parts
+    shapes = [list(part.shape) for part in parts]
+    return {"inputs": shapes} if parts else {"input": list(subject.images.shape[1:])}
 
 
 def _compared(subject: Subject, written: Written) -> dict[str, Any]:
@@ -98,10 +105,18 @@ def _loaded_again(subject: Subject, folder: Path, format: str, name: str) -> Wri
     try:
         return FORMATS[format](subject, folder, name)
     except Exception as error:  # torch's exporters raise whatever their many passes raise
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        cause = _innermost(error)
+        reason = (str(cause).strip().splitlines() or ["no message"])[0]
         raise ValueError(
-            f"the network must be exportable as {format}, but got {type(error).__name__}: {reason}; use another format"
+            f"the network must be exportable as {format}, but got {type(cause).__name__}: {reason}; use another format"
         ) from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Exporters wrap what went wrong in how far they had come."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def require_free(out: Path, format: str) -> None:
