@@ -28,6 +28,7 @@ from evo.algorithm import AnyAlgorithm
 from evo.candidates import STEP1, STEP2, Scorer
 from evo.checks import algorithm_class, check
 from evo.config import AlgorithmConfig, Config
+from evo.feasible_space import within_limits
 from evo.inputs import Given, check_kept, device_of, load_model, load_splits, new_model, space_of, step_options
 from evo.local_search import LocalSearch, Unweighted, priced
 from evo.problem import Constraint, Problem
@@ -128,9 +129,7 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     evaluator = CompressionEvaluator(teacher, described, ranking, splits, step_options(config), device, models, probe)
     baseline = evaluator.baseline(STEP2)
     problem = build_problem(config, space, tables, baseline)
-    build_algorithm(
-        config.algorithm, problem, tables, baseline
-    )  # parameters out of range are told before anything is written
+    build_algorithm(config.algorithm, problem, tables, baseline)  # wrong parameters are told before anything is written
     return Study(
         config, teacher, described, splits, example, ranking, space, tables, problem, baseline, evaluator, timing
     )
@@ -197,7 +196,9 @@ def build_problem(
     problem = problem_of(config, space, baseline)
     for constraint in problem.constraints:
         _check_reachable(constraint, space, tables)
-    return problem
+    if not config.repair_limits:
+        return problem
+    return replace(problem, space=within_limits(space, problem.constraints, tables, tables.separable))
 
 
 def _check_reachable(constraint: Constraint, space: CompressionSpace, tables: LossTables) -> None:

@@ -259,6 +259,9 @@ class Config(Section):
         default_factory=lambda: [ObjectiveConfig(measure=m) for m in ("top1_error", "macs", "size_bytes")], min_length=1
     )
     constraints: list[ConstraintConfig] = Field(default_factory=list)
+    repair_limits: bool = Field(
+        True, description="genomes over a limit of a cost are moved below it by what step 1 says costs least"
+    )
     algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     supernet: Supernet | None = Field(

@@ -28,6 +28,11 @@ class Separable:
     costs: tuple[Table, ...]
     measures: tuple[str, ...]
 
+    @property
+    def weights(self) -> int:
+        """How many weights the terms have."""
+        return 1 + max(self.owners, default=-1)
+
     @cached_property
     def around(self) -> tuple[tuple[tuple[int, ...], tuple[Table, ...]], ...]:
         """For every gene the terms (as indices) and the tables of costs that it is part of."""
@@ -68,18 +73,25 @@ class Separable:
         return loss, cost
 
 
-def descend(model: Separable, codes: Array, weights: Array, prices: Array, sweeps: int = 4) -> Array:
+def descend(
+    model: Separable, codes: Array, weights: Array, prices: Array, sweeps: int = 4, cheaper: bool = False
+) -> Array:
     """Codes (N, L) after coordinate descent on loss + prices . costs, row by row; prices (N, measures), weights (N, T).
 
     A knapsack's Lagrangian relaxation (Everett 1963): what minimises it is the best genome of its costs. One gene at a time
-    takes its best allele until none changes, or for `sweeps` passes; where tables couple genes the minimum is local.
+    takes its best allele until none changes, or for `sweeps` passes; where tables couple genes the minimum is local. With
+    `cheaper` only alleles whose priced costs are not above those of the current one are taken.
     """
     codes = np.array(codes, dtype=np.int64)
     for _ in range(sweeps):
         before = codes.copy()
         for gene in range(codes.shape[1]):
             loss, cost = model.changes(gene, codes, weights)
-            codes[:, gene] = (loss + np.einsum("nam,nm->na", cost, prices)).argmin(axis=1)
+            paid = np.einsum("nam,nm->na", cost, prices)
+            if cheaper:
+                own = np.take_along_axis(paid, codes[:, [gene]], axis=1)
+                loss[paid > own] = np.inf
+            codes[:, gene] = (loss + paid).argmin(axis=1)
         if np.array_equal(codes, before):
             break
     return codes

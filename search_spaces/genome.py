@@ -41,7 +41,7 @@ class SearchSpace(Protocol):
         """A random legal genome, drawn so that a population covers the whole cost range."""
 
     def anchors(self) -> tuple[Genome, ...]:
-        """Known good starts; the first is the uncompressed network."""
+        """Known good starts; the first is the uncompressed network, or what a limit leaves of it."""
 
     def validate(self, genome: Sequence[int]) -> None:
         """Raise ValueError in one sentence unless the genome is legal."""

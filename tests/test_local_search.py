@@ -1,22 +1,29 @@
 """The search among the tables of the cheap step, and the correction of its terms, on problems small enough to enumerate."""
 
 import dataclasses
+import inspect
+import json
 from itertools import product
 
 import numpy as np
 import pytest
 
+from benchmarks import ablation
 from evaluators.term_weights import LEAST, fit_weights
 from evo.algorithms.nsga import NSGA
 from evo.algorithms.two_step import TwoStep
 from evo.archive import kendall_tau
 from evo.candidates import STEP1, Evaluation, Status
+from evo.config import AlgorithmConfig
+from evo.feasible_space import FeasibleSpace
 from evo.local_search import LocalSearch, Unweighted, price_range, prices_between
 from evo.pareto import front_indices
+from evo.problem import Constraint
 from evo.promotion import expected_gains, promotion_order
+from evo.registry import resolve
 from evo.separable import Separable, descend
 from search_spaces.tables import Table, along, summed
-from tests.analytic import SPACE, TWO, error, measure, reached, run
+from tests.analytic import SPACE, TWO, cost, error, measure, reached, run
 
 SIZES = (4, 3, 5, 2)
 SURROGATES = {"error": "surrogate"}
@@ -139,6 +146,61 @@ def terms_of_error() -> Separable:
     terms = [Table((g,), (full[g] + 1,), wrong[g] * (change(g, "error") - error(full))) for g in genes]
     costs = [Table((g,), (full[g] + 1,), change(g, "cost")) for g in genes]
     return Separable(SPACE.cardinalities, full, tuple(terms), tuple(genes), tuple(costs), ("cost",))
+
+
+def within(upper: float) -> FeasibleSpace:
+    model = dataclasses.replace(terms_of_error(), full=tuple(c - 1 for c in SPACE.cardinalities))
+    return FeasibleSpace(SPACE, CostOf(), model, (Constraint("cost", upper),))
+
+
+@dataclasses.dataclass(frozen=True)
+class CostOf:
+    def score(self, genomes: np.ndarray) -> dict[str, np.ndarray]:
+        return {"cost": np.array([cost(tuple(g)) for g in genomes.tolist()])}
+
+
+def test_repair_moves_genomes_within_hard_limits_and_leaves_others_alone() -> None:
+    space, rng = within(0.3), np.random.default_rng(0)
+    moved = 0
+    for _ in range(60):
+        asked = SPACE.sample(rng)
+        repaired = space.repair(asked)
+        SPACE.validate(repaired)
+        assert cost(repaired) <= 0.3 and space.repair(repaired) == repaired
+        assert repaired == asked or cost(asked) > 0.3
+        moved += repaired != asked
+    assert moved > 20 and cost(space.anchors()[0]) <= 0.3
+    assert within(-1.0).repair(asked) == asked, "nothing can be done"
+
+
+def test_what_repair_gives_up_is_worth_least() -> None:
+    """Better than giving up genes at random until the limit holds, and hardly below it."""
+    space, rng = within(0.35), np.random.default_rng(1)
+    repaired, at_random = [], []
+    for _ in range(20):
+        asked = tuple(c - 1 for c in SPACE.cardinalities)
+        repaired.append(space.repair(asked))
+        codes = list(asked)
+        while cost(SPACE.repair(codes)) > 0.35:
+            gene = int(rng.integers(len(codes)))
+            codes[gene] = max(0, codes[gene] - 1)
+        at_random.append(SPACE.repair(codes))
+    assert error(repaired[0]) < min(error(genome) for genome in at_random)
+    assert 0.25 < cost(repaired[0]) <= 0.35
+
+
+@pytest.mark.parametrize("name", ["nsga2", "random", "optuna_tpe"])
+def test_every_algorithm_stays_within_the_limits(name: str) -> None:
+    problem = dataclasses.replace(TWO, space=within(0.3), constraints=(Constraint("cost", 0.3),))
+    algorithm = resolve("algorithms", name)(problem, population=8)
+    assert all(cost(c.genome) <= 0.3 for batch, _, _ in run(algorithm, 3) for c in batch.candidates)
+
+
+def test_every_variant_of_the_ablation_is_a_setting() -> None:
+    known = set(inspect.signature(TwoStep).parameters)
+    for name, text in ablation.algorithms().items():
+        config = AlgorithmConfig.model_validate(json.loads(text))
+        assert name == ablation.ONE_STEP or set(config.params) <= known
 
 
 SOME = run(NSGA(TWO, population=1), 1)[0][0].candidates[0]
