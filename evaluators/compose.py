@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from evaluators.channels import Trace, kept_index
 from evaluators.compensation import compensated
 from evaluators.factorise import factorise
-from evaluators.layers import Layer, layer_of, weight_of
+from evaluators.layers import Example, Layer, as_arguments, layer_of, weight_of
 from evaluators.masks import compensated_mask, mask_of
 from evaluators.moments import InputMoments
 from evaluators.part_moments import part_moments
@@ -169,7 +169,7 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Sequence[Tensor], ranges: bool) -> None:
+def recalibrate(model: nn.Module, batches: Sequence[Example], ranges: bool) -> None:
     """Batch-norm statistics anew as the cumulative average over the batches, forward passes only (Yu and Huang 2019).
 
     With `ranges`, the same passes set the ranges of the activation quantisers, which round nothing meanwhile.
@@ -188,7 +188,7 @@ def recalibrate(model: nn.Module, batches: Sequence[Tensor], ranges: bool) -> No
     for quantiser in quantisers:
         quantiser.observing = True
     for images in batches:
-        model(images)
+        model(*as_arguments(images))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -16,17 +16,11 @@ from torch import nn
 from evaluators.data import ImageData
 from evaluators.export import FORMATS, FORMATS_BY_ENDING, export, require_free
 from evaluators.export.accuracy import accuracy_by_split, accuracy_of_file
-from evaluators.quantise import bake
 from evo.budget import Budget
 from evo.build import (
     LEARNED,
     SURROGATE,
-    Study,
-    build_algorithm,
-    build_study,
     check_names,
-    keep_study,
-    scorers,
 )
 from evo.candidates import FINAL, STEP1, STEP2
 from evo.checks import GIVEN
@@ -44,6 +38,7 @@ from evo.loop import run_search
 from evo.manifest import RunInfo
 from evo.marks import absolute_marks
 from evo.observers import SearchObserver
+from evo.pair_outputs import SHEET_FILE, export_pair, write_sheet
 from evo.progress import Listener, SearchInfo
 from evo.randomness import evaluation_seed
 from evo.registry import TRACKERS, resolve
@@ -52,9 +47,10 @@ from evo.result import Choice, Result, load
 from evo.resuming import require_same_search
 from evo.steady import Steady, run_steady
 from evo.storage import RunDirectory
-from evo.supernets import keepers, trainer_of, with_shared
+from evo.studies import AnyStudy, algorithm_of, backend_of, kept, loadable, open_study, scorers_of, training_of
 from evo.timing import latency_of_file
-from evo.workers import build_backend, reach, worker_kit, workers_at
+from evo.translation import TranslationStudy
+from evo.workers import reach, workers_at
 from evo.writing import write_outputs
 
 __all__ = ["Choice", "Given", "Listeners", "Result", "export_point", "load", "resume", "run_config", "search"]
@@ -128,7 +124,7 @@ def run_config(
     reach(config.execution, address)
     listeners.note(f"loading {config.model.factory} and {config.data.factory}")
     with _examined(given):
-        study = build_study(config, None, given)
+        study = open_study(config, None, given)
     with Lease(Folder.at(run_dir), run_dir, listeners.note) as lease:
         info = _info(study, config, study.baseline)
         run = RunDirectory.create(run_dir, config.to_yaml(), info, lease.require)
@@ -166,13 +162,13 @@ def resume(
         run = replace(run, guard=lease.require)
         run.latest()
         listeners.note(f"loading {config.model.factory} and {config.data.factory}")
-        study = build_study(config, run.local, given)
+        study = open_study(config, run.local, given)
         run.info.require_same(_info(study, config, run.info.baseline))
         run.write("config.yaml", config.to_yaml().encode())
         return _run(run, study, address, listeners, given)
 
 
-def _info(study: Study, config: Config, baseline: Mapping[str, float]) -> RunInfo:
+def _info(study: AnyStudy, config: Config, baseline: Mapping[str, float]) -> RunInfo:
     objectives = tuple(f"{o.direction} {o.measure}" for o in config.objectives)
     return RunInfo(study.space.digest, objectives, config.seed, dict(baseline))
 
@@ -189,29 +185,31 @@ def _check_given(config: Config, given: Given, run_dir: str, call: str) -> None:
             )
 
 
-def _run(run: RunDirectory, study: Study, address: str | None, listeners: Listeners, given: Given) -> Result:
+def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Listeners, given: Given) -> Result:
     """Search, then the last step for the picks, then the figures; everything interrupted here can be resumed."""
     config = study.config
-    study = with_shared(keep_study(study, run), run.folder)
-    backend = build_backend(config, worker_kit(study, given), address)
-    trainer = trainer_of(study)
+    study = kept(study, run)
+    backend = backend_of(study, given, address)
+    trainer, keepers = training_of(study)
     tracker = _tracker(run, study, listeners.note)
     marks = absolute_marks(config.tracking.marks, run.info.baseline)
     info = SearchInfo(config.name, run.uri, config.flat(), dict(run.info.baseline), marks)
     observers = reports(_view(study), info, [listeners.display, tracker])
-    kept: tuple[SearchObserver, ...] = (
+    keeping: tuple[SearchObserver, ...] = (
         KeepTracking(run, tracker),
         KeepFront(study.problem, run.local),
-        *keepers(study, trainer),
+        *keepers,
     )
     budget = Budget(**config.budget.model_dump())
     try:
-        algorithm = build_algorithm(config.algorithm, study.problem, study.tables, study.baseline)
+        algorithm = algorithm_of(study)
         if config.execution.asynchronous and isinstance(algorithm, Steady):
-            run_steady(study.problem, algorithm, backend, run, config.seed, budget, (*observers, *kept))
+            run_steady(study.problem, algorithm, backend, run, config.seed, budget, (*observers, *keeping))
         else:
-            everyone = (*observers, *kept)
-            run_search(study.problem, algorithm, backend, scorers(study), run, config.seed, budget, everyone, trainer)
+            everyone = (*observers, *keeping)
+            run_search(
+                study.problem, algorithm, backend, scorers_of(study), run, config.seed, budget, everyone, trainer
+            )
         result = load(run.uri)
         measure_finals(run, result, backend, config.evaluation.final.picks, listeners.note)
         if config.evaluation.final.picks and not result.final_baseline:
@@ -222,10 +220,17 @@ def _run(run: RunDirectory, study: Study, address: str | None, listeners: Listen
         backend.close()
     result = load(run.uri, given)
     write_outputs(run, result)
+    _write_images(study, run, result)
     return result
 
 
-def _tracker(run: RunDirectory, study: Study, note: Callable[[str], None]) -> Any:
+def _write_images(study: AnyStudy, run: RunDirectory, result: Result) -> None:
+    """Of a search of generators a sheet to look at, beside the other figures."""
+    if isinstance(study, TranslationStudy) and run.local is not None and result.front:
+        write_sheet(study, result, run.local / SHEET_FILE)
+
+
+def _tracker(run: RunDirectory, study: AnyStudy, note: Callable[[str], None]) -> Any:
     section = study.config.tracking
     if section.tracker == "none":
         return resolve(TRACKERS, "none")()
@@ -240,10 +245,7 @@ def _tracker(run: RunDirectory, study: Study, note: Callable[[str], None]) -> An
             raise ValueError(
                 f"a model must belong to a measured candidate, but got {candidate_id}; take one of the front"
             )
-        genome = study.space.repair(evaluation.candidate.genome)
-        seed = evaluation_seed(study.config.seed, genome, STEP2)
-        evaluator = study.evaluator.at(evaluation.weights_version)
-        return bake(evaluator.realise(study.space.decode(genome), STEP2, seed)), study.example.cpu().numpy()
+        return loadable(study, study.space.repair(evaluation.candidate.genome), evaluation.weights_version)
 
     return resolve(TRACKERS, section.tracker)(
         uri=os.path.expandvars(section.uri),
@@ -255,7 +257,7 @@ def _tracker(run: RunDirectory, study: Study, note: Callable[[str], None]) -> An
     )
 
 
-def _view(study: Study) -> View:
+def _view(study: AnyStudy) -> View:
     """Progress at step 2; best under budget: at most half the baseline's first cost objective."""
     names = [o.measure for o in study.problem.objectives]
     costs = [name for name in names if name not in LEARNED]
@@ -282,27 +284,28 @@ def export_point(
     given = result.given or Given()
     _check_given(result.config, given, result.run_dir, "evo.load")
     require_free(out, kind)
-    study = with_shared(build_study(result.config, run.local, given), run.folder)
+    study = open_study(result.config, run.local, given, run.folder)
     step = FINAL if point.candidate_id in result.finals else STEP2
     evaluation = result.evaluation(point.candidate_id, step)
     seed = evaluation_seed(result.config.seed, genome_of(result, point, study.space), step)
     version = evaluation.weights_version if evaluation is not None else 0
     module = study.evaluator.at(version).realise(point.plan, step, seed)
     measures = dict(evaluation.measures) if evaluation is not None else dict(point.measures)
+    tuning = result.config.evaluation.final if step == FINAL else result.config.evaluation.step2
+    facts = {
+        "candidate_id": point.candidate_id,
+        "step": step,
+        "measures": measures,
+        "tuning": tuning.model_dump(),
+    }
+    if isinstance(study, TranslationStudy):
+        return export_pair(study, module, out, kind, facts, point.plan)
     return export(
         module,
         study.example,
         out,
         kind,
-        {
-            "candidate_id": point.candidate_id,
-            "step": step,
-            "measures": measures,
-            "accuracy": accuracy_by_split(study.evaluator, step, measures),
-            "tuning": (
-                result.config.evaluation.final if step == FINAL else result.config.evaluation.step2
-            ).model_dump(),
-        },
+        {**facts, "accuracy": accuracy_by_split(study.evaluator, step, measures)},
         point.plan,
         list(study.splits.calibration_batches(EXPORT_IMAGES, EXPORT_BATCH, torch.device("cpu"))),
         partial(latency_of_file, result.config, study.teacher, study.example, kind),

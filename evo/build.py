@@ -16,6 +16,7 @@ from evaluators.channels import Trace
 from evaluators.compression import MEASURES, CompressionEvaluator, frozen_teacher
 from evaluators.data import Splits
 from evaluators.describe import trace
+from evaluators.gan.evaluator import MEASURES as TRANSLATION_MEASURES
 from evaluators.gradients import collect_gradients
 from evaluators.load import load_weights
 from evaluators.loss_tables import LossTables
@@ -43,7 +44,8 @@ from search_spaces.elastic import without_widths
 from search_spaces.space import CompressionSpace
 
 SURROGATE = "predicted_loss_increase"
-LEARNED = ("top1_error", "cross_entropy")  # measures that only a real network can give
+# Measures that only a real network can give.
+LEARNED = ("top1_error", "cross_entropy", "discriminator_distance", "cycle_l1", "cycle_l2")
 LATENCY = "latency_ms"  # measured too, but predicted well enough to compare with measurements
 BASELINE_FILE = "models/baseline.safetensors"
 STEP1_FILE = "models/step1.safetensors"
@@ -69,18 +71,23 @@ class Study:
 
 def check_names(config: Config) -> None:
     """Refuse unknown names and impossible combinations; needs no torch work and comes before all of it."""
-    check(config, MEASURES)
+    check(config, MEASURES if config.gan is None else TRANSLATION_MEASURES)
     device_of(config)
 
 
 def build_algorithm(
-    config: AlgorithmConfig, problem: Problem, tables: LossTables, baseline: Mapping[str, float]
+    config: AlgorithmConfig, problem: Problem, tables: LossTables | None, baseline: Mapping[str, float]
 ) -> AnyAlgorithm:
     """The algorithm with its parameters; a wrapper without `inner` wraps NSGA-II, calibrates every term of step 1 (unless
-    another calibration is named) and searches among them."""
+    another calibration is named), whose tables it needs, and searches among them."""
     made = algorithm_class(config)
     params = dict(config.params)
     if "inner" in inspect.signature(made).parameters:
+        if tables is None:
+            raise ValueError(
+                f"algorithm.name must not need a step 1 where there is none, but got {config.name!r}; "
+                "set it to coevolution, nsga2 or another algorithm of one step"
+            )
         params["inner"] = build_algorithm(config.inner or AlgorithmConfig(name="nsga2"), problem, tables, baseline)
         learned = {o.measure: SURROGATE for o in problem.objectives if o.measure in LEARNED}
         params.setdefault("surrogates", learned)

@@ -18,6 +18,7 @@ from evo.registry import (
     CRITERIA,
     DATASETS,
     FACTORISATIONS,
+    GENERATORS,
     MASK_CRITERIA,
     MEASURES,
     MODELS,
@@ -33,6 +34,7 @@ from evo.registry import (
 )
 from evo.shared_weights import TrainsWeights
 from evo.steady import Steady
+from evo.translation_checks import check_translation
 from search_spaces.sparsity import pattern_of
 
 GIVEN = "given"  # the factory of a model or data set that was handed over in Python
@@ -43,9 +45,12 @@ LOWEST_BITS = {"weight_bits": 1, "activation_bits": 2}
 
 def check(config: Config, measures: Collection[str]) -> None:
     """Raise ValueError for unknown names and impossible combinations. `measures` are those a search can be about."""
-    for table, name in ((MODELS, config.model.factory), (DATASETS, config.data.factory)):
+    models = MODELS if config.gan is None else GENERATORS
+    for table, name in ((models, config.model.factory), (DATASETS, config.data.factory)):
         if name != GIVEN:
             resolve(table, name)
+    if config.gan is not None:
+        check_translation(config, config.gan)
     _check_space(config)
     for number, constraint in enumerate(config.constraints):
         _check_known(f"constraints.{number}.measure", constraint.measure, measures)

@@ -66,6 +66,40 @@ class Data(Section):
     test_limit: int | None = Field(None, ge=1, description="use at most so many test images")
 
 
+class Discriminator(Section):
+    """The judge of a domain: a name of `evo list discriminators` or "package.module:callable"."""
+
+    factory: str = "patch_discriminator"
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class GanFitness(Section):
+    """Weights of the scalar fitness that algorithm coevolution may maximise (docs/ccg.md)."""
+
+    gamma: float = Field(1.0, gt=0, description="of both fidelity terms against the share of parameters left")
+    cycle: float = Field(10.0, ge=0, description="of the cycle loss against the discriminator-aware distance")
+    removal: float = Field(1.0, ge=0, description="of the share of removed channels, in the form of the published code")
+
+
+class Gan(Section):
+    """Search a pair of image-translation generators. model.factory is one generator, evaluation.*.tune says only its epochs;
+    everything else about training stands here, for the baseline and for recovery alike."""
+
+    baseline: str = Field(
+        description="folder of generators.safetensors and discriminators.safetensors; trained there if missing"
+    )
+    epochs: float = Field(100.0, gt=0, description="of the baseline's training, passes over the larger domain")
+    discriminator: Discriminator = Field(default_factory=Discriminator)
+    batch: int = Field(1, ge=1, description="images of each domain per step")
+    lr: float = Field(2e-4, gt=0, description="learning rate of Adam")
+    beta1: float = Field(0.5, ge=0, lt=1)
+    constant: float = Field(0.5, ge=0, le=1, description="share of the steps before the learning rate falls to 0")
+    cycle: float = Field(10.0, ge=0, description="weight of the L1 cycle loss in training")
+    identity: float = Field(5.0, ge=0, description="weight of the L1 identity loss in training")
+    replay: int = Field(50, ge=0, description="generated images of each domain that discriminators are shown again")
+    fitness: GanFitness = Field(default_factory=GanFitness)
+
+
 class Space(Section):
     """What may be chosen; an empty list switches a decision off."""
 
@@ -254,6 +288,9 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     model: Model
     data: Data
+    gan: Gan | None = Field(
+        None, description="search the generators of an unpaired translation instead of a classifier"
+    )
     space: Space = Field(default_factory=Space)
     objectives: list[ObjectiveConfig] = Field(
         default_factory=lambda: [ObjectiveConfig(measure=m) for m in ("top1_error", "macs", "size_bytes")], min_length=1

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from evaluators.compression import MEASURES
 from evaluators.describe import trace
+from evaluators.gan.evaluator import MEASURES as PAIR_MEASURES
+from evaluators.layers import Example
 from evaluators.load import load_weights
 from evaluators.loss_tables import LossTables
 from evaluators.prepare import prepared
@@ -19,6 +22,8 @@ from evo.build import build_algorithm, build_problem, check_names, check_outputs
 from evo.config import Config
 from evo.inputs import check_kept, load_splits, network_of, space_of
 from evo.reachable import smallest
+from evo.studies import pair_algorithm
+from evo.translation import pair_problem, untrained
 from search_spaces.costs import costs
 from search_spaces.network import Network
 from search_spaces.phenotype import full
@@ -32,18 +37,8 @@ def examine(config: Config, target: Target | None = None) -> dict[str, Any]:
     """The report as plain data: costs, channel groups and layers with their shares, residual blocks, what stays dense, and
     for a target what binds there."""
     check_names(config)
-    splits = load_splits(config, None)
-    example = splits.prepare(splits.train.images[:1], torch.device("cpu"))
-    model = network_of(config, None, splits)
-    if config.model.weights is not None:
-        load_weights(model, config.model.weights)
-    model = prepared(model.eval(), example)
-    network = trace(model, example).network
-    check_kept(config, [layer.name for layer in network.layers])
-    space = space_of(config, network, model)
-    total = {name: float(value[0]) for name, value in costs(network, full(network, 1), peak=True).items()}
-    check_outputs(model, example, splits)
-    _check_search(config, space, total)
+    space, total = (_of_classifier if config.gan is None else _of_pair)(config)
+    network = space.network
     layers = loads(network)
     shares = {load.name: _shares(load, total) for load in layers}
     genes = _genes_by_place(space)
@@ -69,6 +64,36 @@ def examine(config: Config, target: Target | None = None) -> dict[str, Any]:
     if target is not None:
         report["target"] = _on_target(layers, total, report["smallest"], target)
     return report
+
+
+def _of_classifier(config: Config) -> tuple[CompressionSpace, dict[str, float]]:
+    """The space of a configuration and the uncompressed network's costs, once all that a search would refuse is refused."""
+    splits = load_splits(config, None)
+    example = splits.prepare(splits.train.images[:1], torch.device("cpu"))
+    model = network_of(config, None, splits)
+    if config.model.weights is not None:
+        load_weights(model, config.model.weights)
+    model = prepared(model.eval(), example)
+    space, total = _traced(config, model, example)
+    check_outputs(model, example, splits)
+    _check_search(config, space, total)
+    return space, total
+
+
+def _of_pair(config: Config) -> tuple[CompressionSpace, dict[str, float]]:
+    """The same of a pair of generators."""
+    model, example = untrained(config)
+    space, total = _traced(config, model, example)
+    baseline = {**dict.fromkeys(PAIR_MEASURES, np.nan), **total}
+    pair_algorithm(config.algorithm, pair_problem(config, space, baseline), baseline)
+    return space, total
+
+
+def _traced(config: Config, model: nn.Module, example: Example) -> tuple[CompressionSpace, dict[str, float]]:
+    network = trace(model, example).network
+    check_kept(config, [layer.name for layer in network.layers])
+    total = {name: float(value[0]) for name, value in costs(network, full(network, 1), peak=True).items()}
+    return space_of(config, network, model), total
 
 
 def _check_search(config: Config, space: CompressionSpace, total: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from evo.candidates import FINAL, STEP2, Backend, Candidate, Evaluation, Request
 from evo.front import FrontPoint
+from evo.headline import headline
 from evo.loop import evaluation_of
 from evo.randomness import evaluation_seed
 from evo.result import BASELINE_FILE, Result
@@ -66,5 +67,5 @@ def _sentence(evaluation: Evaluation) -> str:
     name = evaluation.candidate.id
     if not evaluation.completed:
         return f"{name} failed at the last step: {evaluation.reason}"
-    error = evaluation.measures["test_top1_error"]
-    return f"{name}: test top-1 {1 - error:.2%} after {evaluation.measures['epochs']:g} epochs ({evaluation.seconds:.0f} s)"
+    told = f"after {evaluation.measures['epochs']:g} epochs ({evaluation.seconds:.0f} s)"
+    return f"{name}: {' '.join(headline(evaluation.measures))} {told}"

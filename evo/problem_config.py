@@ -8,8 +8,8 @@ from evo.config import Config
 from evo.problem import Constraint, Objective, Problem
 from search_spaces.genome import SearchSpace
 
-ERROR_MARGIN = 0.2  # hypervolume counts errors up to this much above the baseline's
-ENTROPY_MARGIN = 1.0
+# Hypervolume counts errors up to this much above the baseline's, by part of the measure's name.
+MARGINS = {"top1_error": 0.2, "cross_entropy": 1.0, "discriminator_distance": 1.0, "cycle": 0.5}
 
 
 def problem_of(config: Config, space: SearchSpace, baseline: Mapping[str, float]) -> Problem:
@@ -24,8 +24,7 @@ def problem_of(config: Config, space: SearchSpace, baseline: Mapping[str, float]
 
 
 def _reference(measure: str, baseline: Mapping[str, float]) -> float:
-    margin = ERROR_MARGIN if measure.endswith("error") else ENTROPY_MARGIN if measure == "cross_entropy" else 0.0
-    return baseline[measure] + margin
+    return baseline[measure] + next((margin for kind, margin in MARGINS.items() if kind in measure), 0.0)
 
 
 def _absolute(measure: str, upper: float | str, baseline: Mapping[str, float]) -> float:

@@ -10,6 +10,7 @@ from evo.explain import explain
 from evo.explain_figures import explanation_sections
 from evo.figures import front_sections
 from evo.front import format_measure, knee, spread
+from evo.headline import headline
 from evo.pages import Section, facts, fragment, page, preformatted, table
 from evo.result import Result
 from evo.summary import SHOWN_POINTS, trust
@@ -68,12 +69,13 @@ def _finals(result: Result) -> tuple[Section, ...]:
     costs = [name for name in costs if not name.endswith("error")]
     rows = []
     if result.final_baseline:
-        error = result.final_baseline["test_top1_error"]
-        rows.append(["baseline", f"{1 - error:.2%}", "-", *(format_measure(n, result.baseline[n]) for n in costs)])
+        original = headline(result.final_baseline)[1]
+        rows.append(["baseline", original, "-", *(format_measure(n, result.baseline[n]) for n in costs)])
     for candidate, measures in sorted(result.finals.items()):
         cells = [format_measure(n, measures[n], result.baseline[n]) for n in costs]
-        rows.append([candidate, f"{1 - measures['test_top1_error']:.2%}", f"{measures['epochs']:g}", *cells])
-    body = table(("candidate", "test top-1", "epochs", *costs), rows, text=len(costs) + 3)
+        rows.append([candidate, headline(measures)[1], f"{measures['epochs']:g}", *cells])
+    title, _ = headline(next(iter(result.finals.values())))
+    body = table(("candidate", title, "epochs", *costs), rows, text=len(costs) + 3)
     return (Section("Last step", body, "Fully tuned picks; the test split was seen once, after the last epoch."),)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from evo.candidates import FINAL, STEP2
 from evo.compare import Comparison
 from evo.front import FrontPoint, format_measure, front_table, speed_cells, speed_columns, spread
+from evo.headline import headline
 from evo.result import Result
 from evo.terminal_plot import sparkline
 
@@ -53,17 +54,16 @@ def finals_table(result: Result) -> Table | None:
         if o.measure in result.baseline and not o.measure.startswith("top1")
     ]
     speeds = speed_columns(result.baseline)
-    for name in ("candidate", "test top-1", "epochs", *costs, *speeds):
+    title, _ = headline(next(iter(finals.values())))
+    for name in ("candidate", title, "epochs", *costs, *speeds):
         table.add_column(name, no_wrap=True)
     if result.final_baseline:
         original = [format_measure(name, result.baseline[name]) for name in costs]
-        table.add_row(
-            "baseline", f"{1 - result.final_baseline['test_top1_error']:.2%}", "-", *original, *("1" for _ in speeds)
-        )
+        table.add_row("baseline", headline(result.final_baseline)[1], "-", *original, *("1" for _ in speeds))
     for candidate, measures in sorted(finals.items()):
         cells = [format_measure(name, measures[name], result.baseline[name]) for name in costs]
         cells += speed_cells(measures, result.baseline)
-        table.add_row(candidate, f"{1 - measures['test_top1_error']:.2%}", f"{measures['epochs']:g}", *cells)
+        table.add_row(candidate, headline(measures)[1], f"{measures['epochs']:g}", *cells)
     return table
 
 

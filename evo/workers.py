@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from cluster.ray_session import connect
 from evaluators.compression import CompressionEvaluator, frozen_teacher
 from evaluators.describe import trace
 from evaluators.prepare import prepared
+from evaluators.protocol import EvaluatorFactory
 from evaluators.saliency import Ranking
 from evaluators.supernets.weights import SharedWeights, WeightStore
 from evo.build import Study
@@ -143,10 +143,10 @@ def workers_at(execution: Execution, step: str) -> int:
     return held.get(step, held[DEFAULT]).workers if execution.backend == "ray" else 1
 
 
-def build_backend(config: Config, kit: WorkerKit, address: str | None) -> StreamingBackend:
-    """The backend of a configuration; an address means a running cluster and so Ray."""
+def backend_with(config: Config, factory: EvaluatorFactory, address: str | None) -> StreamingBackend:
+    """The backend of a configuration, whose workers build their evaluators by `factory`; an address means a running cluster and
+    so Ray."""
     execution = config.execution
-    factory = partial(make_evaluator, kit)
     if execution.backend == "local" and address is None:
         local: StreamingBackend = resolve(BACKENDS, "local")(factory, threads=execution.threads)
         return local

@@ -25,8 +25,11 @@ TOP = {
     "evo/explain.py",
     "evo/report.py",
     "evo/inputs.py",
+    "evo/pair_outputs.py",
+    "evo/studies.py",
     "evo/supernets.py",
     "evo/timing.py",
+    "evo/translation.py",
     "evo/workers.py",
 }
 HANDS_OVER_TO_TOP = {"evo/__init__.py", "evo/result.py"}
@@ -45,7 +48,7 @@ ADAPTERS = {
     "optuna": {"evo/algorithms/optuna_sampler.py"},
     "mlflow": {"evo/mlflow_runs.py"},
     "plotly": {"evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py", "evo/pages.py", "evo/report.py"},
-    "matplotlib": {"evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py"},
+    "matplotlib": {"evo/image_sheet.py", "evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py"},
     "pydantic": {"evo/config.py", "evo/space_file.py", "evo/init_config.py"},
     "yaml": {"evo/config.py", "evo/doctor_display.py", "evo/init_config.py"},
     "rich": {

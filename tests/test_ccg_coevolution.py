@@ -63,8 +63,8 @@ def by_fitness(**settings: object) -> Coevolution:
         PROBLEM,
         population=12,
         parts=HALVES,
-        fitness="fit",
-        first_fitness="alone",
+        fitness_measure="fit",
+        first_measure="alone",
         **settings,  # type: ignore[arg-type]
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 A_TO_B, B_TO_A = "a_to_b", "b_to_a"
@@ -115,3 +116,15 @@ def initialised(network: nn.Module) -> nn.Module:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return network
+
+
+class StackedPair(nn.Module):
+    """A pair of one input and one output, (N, 2, channels, H, W): images of a and b there, of b and a here."""
+
+    def __init__(self, pair: nn.Module) -> None:
+        super().__init__()
+        self.pair = pair
+
+    def forward(self, both: Tensor) -> Tensor:
+        made_b, made_a = self.pair(both[:, 0], both[:, 1])
+        return torch.stack([made_b, made_a], dim=1)

@@ -1,6 +1,6 @@
 """Cooperative co-evolution: a population per part of the genome, each individual scored together with a partner from the others.
 
-Potter and De Jong (1994) in general; with `fitness` and two generators as parts it is the search of Shu et al. (2019, CCG).
+Potter and De Jong (1994) in general; with `fitness_measure` and two generators as parts the search of Shu et al. (2019, CCG).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evo.pareto import constrained_ranks, crowding_by_rank
 from evo.problem import Problem
 from evo.randomness import stream
 from evo.registry import CROSSOVERS, MUTATIONS, SELECTIONS, resolve
-from evo.selection import tournament
+from evo.selection import roulette, tournament
 from search_spaces.genome import Genome, genome_digest
 
 Population = Sequence[Evaluation]
@@ -53,12 +53,12 @@ class Coevolution:
     """The parts take turns; a generation is one turn of each. `parts` maps a population's name to a pattern of gene names (by
     default two halves). In the first generation there is no partner yet: the rest of the network is uncompressed.
 
-    With `fitness`, a measure FITNESS_PART of each part is maximised within the constraints (feasible first, then by violation):
+    With `fitness_measure`, measure NAME_PART of each part is maximised under the constraints (feasible first, by violation):
     everyone is scored with the current best of the other part; `elites` live on, the rest of the new population are copies
     (share `copied`), two children of crossover (`crossed`) or mutants, their parents drawn by roulette (Shu et al. 2019).
-    `first_fitness` stands for it in the first generation.
+    `first_measure` stands for it in the first generation.
 
-    Without `fitness`, each population is survived by `selection` over the problem's objectives, parents are drawn by tournaments,
+    Without it, each population is survived by `selection` over the problem's objectives, parents are drawn by tournaments,
     crossed at `crossover_rate` and mutated, and the best partner is the member of the other part's front that is closest to the
     parent in these objectives. An individual keeps the partner with which it was measured.
     """
@@ -66,8 +66,8 @@ class Coevolution:
     problem: Problem
     population: int = 32
     parts: Mapping[str, str] = field(default_factory=dict)
-    fitness: str = ""
-    first_fitness: str = ""
+    fitness_measure: str = ""
+    first_measure: str = ""
     elites: int = 1
     copied: float = 0.2
     crossed: float = 0.7
@@ -135,7 +135,7 @@ class Coevolution:
         if not own:
             anchors = (Paired(anchor) for anchor in space.anchors())
             return fresh(chain(anchors if state.asked < len(parts) else (), unrelated), state.seen, self.population)
-        if self.fitness:
+        if self.fitness_measure:
             return [with_partner(*bred) for bred in islice(self._bred_by_roulette(part, own, rng), self.population)]
         bred = islice(self._bred_by_tournament(part, own, rng), 10 * self.population)
         return fresh(chain((with_partner(*b) for b in bred), unrelated), state.seen, self.population)
@@ -147,7 +147,7 @@ class Coevolution:
         parent = next((e for e in own if lineage and e.candidate.id == lineage[0]), None)
         genome, opponents = self.problem.space.anchors()[0], []
         for part, population in zip(rest, others, strict=True):
-            best = self._best(population) if self.fitness else self._closest(population, parent)
+            best = self._best(population) if self.fitness_measure else self._closest(population, parent)
             genome = part.joined(part.of(best.candidate.genome), genome)
             opponents.append(best.candidate.id)
         return Paired(genome, (), tuple(opponents))
@@ -175,7 +175,7 @@ class Coevolution:
         return np.array([e.measures.get(self._measure(e.candidate), np.nan) for e in population], dtype=float)
 
     def _measure(self, candidate: Candidate) -> str:
-        name = self.fitness if candidate.opponents else self.first_fitness or self.fitness
+        name = self.fitness_measure if candidate.opponents else self.first_measure or self.fitness_measure
         return f"{name}_{candidate.role}"
 
     def _bred_by_roulette(self, part: Part, own: Population, rng: Rng) -> Iterator[tuple[Genome, tuple[str, ...]]]:
@@ -186,7 +186,7 @@ class Coevolution:
         limits, ordinal = np.array(part.codes.cardinalities), np.array(part.codes.ordinal, dtype=bool)
         chances = self._chances(own)
         while True:
-            drawn = [own[int(i)].candidate for i in rng.choice(len(own), 2, p=chances)]
+            drawn = [own[int(i)].candidate for i in roulette(rng, chances, 2)]
             codes, way = [np.array([part.of(c.genome)]) for c in drawn], rng.random()
             if way < self.copied:
                 yield part.of(drawn[0].genome), (drawn[0].id,)
@@ -198,12 +198,12 @@ class Coevolution:
                 yield tuple(mutant[0].tolist()), (drawn[0].id,)
 
     def _chances(self, own: Population) -> np.ndarray:
-        """Of being drawn: in proportion to fitness among the feasible; where nobody is, the smaller the violation the larger."""
+        """Weights of being drawn: the fitness of the feasible; where nobody is, the larger the smaller the violation."""
         excess = violations(self.problem, own)
         weights = np.where(excess <= 0, np.maximum(self._fitness(own), 0.0), 0.0)
         if weights.sum() <= 0:
             weights = 1.0 / (1.0 + excess)
-        return np.asarray(weights / weights.sum())
+        return np.asarray(weights)
 
     def _bred_by_tournament(self, part: Part, own: Population, rng: Rng) -> Iterator[tuple[Genome, tuple[str, ...]]]:
         values = objective_values(self.problem, own)
@@ -215,7 +215,7 @@ class Coevolution:
         return ((child.genome, child.parents) for child in children(part.codes, rng, parents, mate, variation))
 
     def _survivors(self, own: Population, new: Population, rng: Rng) -> list[Evaluation]:
-        if self.fitness:
+        if self.fitness_measure:
             scored = [e for e, f in zip(new, self._fitness(new), strict=True) if e.completed and np.isfinite(f)]
             return sorted(scored, key=lambda e: e.candidate.key) or list(own)
         pool = contenders(self.problem, own, new)
