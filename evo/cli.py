@@ -14,6 +14,7 @@ import typer
 
 from evo import cli_jobs, cli_looking, cli_starting
 from evo.cli_options import ADDRESS, CONFIG, JSON, PICK, QUIET, RUN, RUN_DIR, SET, console_for_output, say
+from evo.completion import formats, tables
 from evo.errors import USER_ERRORS, examined_by_doctor, sentence
 
 if TYPE_CHECKING:
@@ -123,7 +124,9 @@ def export(
     run_dir: Annotated[str, RUN_DIR],
     out: Annotated[Path, typer.Option(help="new folder, or a file ending in .onnx or .pt2")],
     pick: Annotated[str, PICK] = "knee",
-    format_: Annotated[str | None, typer.Option("--format", help="pytorch, torch-export or onnx")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="pytorch, torch-export or onnx", autocompletion=formats)
+    ] = None,
     check_data: Annotated[bool, typer.Option("--check-data", help="measure the file's own accuracy too")] = False,
 ) -> None:
     """Write one network of the front as files that need nothing of this project.
@@ -167,7 +170,8 @@ def doctor(
 @app.command(name="list")
 def list_(
     table: Annotated[
-        str | None, typer.Argument(metavar="[TABLE]", help="one table, e.g. algorithms", show_default=False)
+        str | None,
+        typer.Argument(metavar="[TABLE]", help="one table, e.g. algorithms", show_default=False, autocompletion=tables),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evo.cli_options import JSON, PICK, RUN_DIR, console_for_output, say
+from evo.completion import run_dirs
 
 if TYPE_CHECKING:
     from evo.result import Result
@@ -59,7 +60,8 @@ def show(result: Result) -> None:
 
 def compare(
     run_dirs: Annotated[
-        list[str], typer.Argument(metavar="RUN_DIR...", help="two searches or more", show_default=False)
+        list[str],
+        typer.Argument(metavar="RUN_DIR...", help="two searches or more", show_default=False, autocompletion=run_dirs),
     ],
     reference: Annotated[str | None, typer.Option(help="the hypervolume's bound, e.g. top1_error=0.3,macs=4e7")] = None,
     plot: Annotated[Path | None, typer.Option(help="write FILE.html (interactive) or FILE.png")] = None,

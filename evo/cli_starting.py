@@ -10,20 +10,25 @@ from typing import Annotated
 import typer
 
 from evo.cli_options import say
+from evo.completion import datasets, measures, models
 
+MODEL = typer.Option(help="a name of evo list models, or package.module:callable", autocompletion=models)
+DATA = typer.Option(help="a name of evo list datasets, or package.module:callable", autocompletion=datasets)
 DEFAULT_OBJECTIVES = ("top1_error", "macs", "size_bytes")
 
 
 def init(
     out: Annotated[Path, typer.Argument(metavar="[FILE]", help="new YAML file")] = Path("search.yaml"),
-    model: Annotated[str | None, typer.Option(help="a name of evo list models, or package.module:callable")] = None,
+    model: Annotated[str | None, MODEL] = None,
     kwarg: Annotated[list[str] | None, typer.Option(help="argument of the model, NAME=VALUE (repeatable)")] = None,
     weights: Annotated[str | None, typer.Option(help="safetensors, or a state_dict saved by torch.save")] = None,
     train: Annotated[float | None, typer.Option(help="train it here for so many epochs instead", min=0.0)] = None,
-    data: Annotated[str | None, typer.Option(help="a name of evo list datasets, or package.module:callable")] = None,
+    data: Annotated[str | None, DATA] = None,
     root: Annotated[str | None, typer.Option(help="folder of the data")] = None,
     size: Annotated[int, typer.Option(help="side of the images of an image folder, in pixels", min=1)] = 224,
-    objective: Annotated[list[str] | None, typer.Option(help="measure to minimise (repeatable)")] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="measure to minimise (repeatable)", autocompletion=measures)
+    ] = None,
     force: Annotated[bool, typer.Option(help="overwrite FILE")] = False,
 ) -> None:
     """Write a commented configuration for your model and data; what is not said as an option is asked.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evo.config_faults import fault_sentence
+from evo.config_text import flattened, text_of, values_of
 
 
 class Section(BaseModel):
@@ -320,7 +322,7 @@ class Config(Section):
 
     def flat(self) -> dict[str, str]:
         """Dotted keys and values as text, for trackers."""
-        return {key: str(value) for key, value in _flatten(self.model_dump(mode="json"), "")}
+        return {key: str(value) for key, value in flattened(self.model_dump(mode="json"), "")}
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -330,101 +332,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ValueError(
             f"CONFIG must name a YAML file, but got {str(file)!r}, which is no file; see configs/ for examples"
         )
-    return parse(_text(file), overrides, str(file))
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} must be a text file in UTF-8, but got {error}; give the YAML file") from error
+    return parse(text_of(file), overrides, str(file))
 
 
 def parse(text: str, overrides: Sequence[str] = (), origin: str = "the configuration") -> Config:
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise ValueError(f"{origin} must be valid YAML, but got: {problem}; correct that line") from error
-    if not isinstance(raw, Mapping):
-        raise ValueError(
-            f"{origin} must hold sections such as model and data, but got {type(raw).__name__}; see configs/"
-        )
-    values: dict[str, Any] = {str(k): v for k, v in raw.items()}
-    for override in overrides:
-        _apply(values, override)
-    return validate(values, origin)
+    return validate(values_of(text, overrides, origin), origin)
 
 
 def validate(values: Mapping[str, Any], origin: str = "the configuration") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ValueError(_sentence(error, origin)) from error
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ValueError(f"--set must look like budget.generations=5, but got {override!r}; write KEY=VALUE")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set must give a YAML value, but got {override!r}; quote it") from error
-    *path, leaf = key.split(".")
-    here = values
-    for part in path:
-        below = here.get(part)
-        here[part] = dict(below) if isinstance(below, Mapping) else {}
-        here = here[part]
-    here[leaf] = value
-
-
-def _sentence(error: ValidationError, origin: str) -> str:
-    """The first fault of a configuration, with the closest known key for an unknown one."""
-    fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    more = f" ({error.error_count() - 1} more after this)" if error.error_count() > 1 else ""
-    if fault["type"] == "extra_forbidden":
-        known = _known_keys(fault["loc"][:-1])
-        closest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
-        advice = f"did you mean {closest[0]!r}?" if closest else f"known are {', '.join(known)}"
-        return f"every key of {origin} must be known, but got {where}={fault['input']!r}; {advice}{more}"
-    if fault["type"] == "missing":
-        return f"{origin} must have the key {where}, but got none; add it{more}"
-    return f"{where} {_demand(fault['msg'])}, but got {where}={fault['input']!r}; correct it in {origin}{more}"
-
-
-def _demand(text: str) -> str:
-    """ "Input should be a valid integer" as "must be a valid integer"."""
-    rest = text.removeprefix("Input should ")
-    return f"must {rest}" if rest != text else f"must be right: {text[:1].lower()}{text[1:]}"
-
-
-def _known_keys(location: Sequence[int | str]) -> list[str]:
-    kind: Any = Config
-    for part in location:
-        if (
-            isinstance(part, str)
-            and isinstance(kind, type)
-            and issubclass(kind, BaseModel)
-            and part in kind.model_fields
-        ):
-            kind = _section_of(kind.model_fields[part].annotation)
-    return sorted(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
-
-
-def _section_of(annotation: Any) -> Any:
-    """The section class inside X, list[X] or X | None."""
-    for option in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(option, type) and issubclass(option, BaseModel):
-            return option
-    return None
-
-
-def _flatten(value: Any, prefix: str) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        return [
-            item for key, below in value.items() for item in _flatten(below, f"{prefix}.{key}" if prefix else str(key))
-        ]
-    return [(prefix, value)]
+        raise ValueError(fault_sentence(error, Config, origin)) from error

@@ -49,8 +49,8 @@ ADAPTERS = {
     "mlflow": {"evo/mlflow_runs.py"},
     "plotly": {"evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py", "evo/pages.py", "evo/report.py"},
     "matplotlib": {"evo/image_sheet.py", "evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py"},
-    "pydantic": {"evo/config.py", "evo/space_file.py", "evo/init_config.py"},
-    "yaml": {"evo/config.py", "evo/doctor_display.py", "evo/init_config.py"},
+    "pydantic": {"evo/config.py", "evo/config_faults.py", "evo/space_file.py", "evo/init_config.py"},
+    "yaml": {"evo/config.py", "evo/config_text.py", "evo/doctor_display.py", "evo/init_config.py"},
     "rich": {
         "evo/front.py",
         "evo/display.py",
@@ -61,7 +61,7 @@ ADAPTERS = {
         "evo/cli_options.py",
         *TOP,
     },
-    "typer": {"evo/cli.py", "evo/cli_jobs.py", "evo/cli_looking.py", "evo/cli_options.py", "evo/cli_starting.py"},
+    "typer": {"evo/completion.py", *(name for name in TOP if "cli" in name), "evo/cli_options.py"},
 }
 HEAVY = ("torch", "ray", "mlflow")
 MACHINE = re.compile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,17 @@ def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True
     )
     assert done.stderr.strip() == "[]" and done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"]])
+def test_help_and_lists_take_less_than_a_second_of_a_processor(arguments: list[str]) -> None:
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "evo.cli", *arguments], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.7
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ only parsed; make targets must exist.
 
 from __future__ import annotations
 
+import glob
 import importlib
 import importlib.util
 import re
@@ -41,6 +42,7 @@ WITHOUT_CODE = {
 }
 NEED_A_CLUSTER = {"submit", "status", "logs", "stop"}
 NOT_OURS = {
+    "source",
     "mlflow",
     "pip",
     "git",
@@ -126,6 +128,8 @@ def _command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     if words[0] == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
         assert set(words[1:2]) <= set(targets), line
+        if words[1:] == ["demo"]:
+            _demo(capsys)
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]) is not None, line
     elif words[0] == "evo" and (words[1] in NEED_A_CLUSTER or "--address" in words):
@@ -133,10 +137,19 @@ def _command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     elif words[0] == "evo":
         if words[1] == "compare" and not Path(words[3]).exists():
             shutil.copytree(words[2], words[3])
-        answer = evo(capsys, *words[1:])
+        answer = evo(capsys, *(path for word in words[1:] for path in sorted(glob.glob(word)) or [word]))
         assert answer.code == 0, f"{line}: {answer.err}"
     else:
         pytest.fail(f"nobody knows how to try {line!r}")
+
+
+def _demo(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the Makefile runs, made small; its dates become a word."""
+    recipe = re.search(r"^demo:.*\n\t\$\(BIN\)/(evo .*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert recipe is not None
+    config, run_dir = shlex.split(recipe[1])[2], "runs/demo-today"
+    answer = evo(capsys, "search", ROOT / config, "--run-dir", run_dir, "--set", "model.pretrain.epochs=0.2")
+    assert recipe[1] == f"evo search {config} --run-dir runs/demo-$$(date +%Y%m%d-%H%M%S)" and answer.code == 0
 
 
 def _parse(words: list[str]) -> None:

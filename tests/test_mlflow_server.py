@@ -32,6 +32,7 @@ from evo.result import Result
 from evo.tracking import MlflowTracker
 
 START_S = 240
+FOLDER_OF_PICTURES = os.environ.get("EVO_PICTURES")
 __all__ = ["browser"]  # a fixture
 
 
@@ -146,6 +147,12 @@ class Pages:
         self._page.goto(f"{self._url}/#/compare-runs?{urllib.parse.urlencode(wanted, quote_via=urllib.parse.quote)}")
         return self._page
 
+    def shoot(self, name: str) -> None:
+        """Keep a picture for people where they ask for it."""
+        if FOLDER_OF_PICTURES:
+            self._page.wait_for_timeout(3000)
+            self._page.screenshot(path=Path(FOLDER_OF_PICTURES, f"{name}.png"))
+
     def artifact(self, run_id: str, name: str) -> Any:
         return self.open(f"runs/{run_id}/artifacts/{name}").frame_locator("iframe")
 
@@ -176,24 +183,29 @@ def test_the_pages_of_a_search(server: str, browser: Any, tmp_path: Path) -> Non
     curves = pages.open(f"runs/{run_id}/model-metrics")
     for name in ("best_top1_error_at_half_macs", "hypervolume"):
         curves.get_by_text(name, exact=True).first.wait_for()
+    pages.shoot("curves")
 
     front = pages.artifact(run_id, "front.html")
     front.get_by_text("published").first.wait_for()
     front.locator(".scatterlayer .trace path.point").first.hover(force=True)
     told = front.locator(".hoverlayer .hovertext").first.text_content()
     assert any(p.candidate_id in told for p in result.front)
+    pages.shoot("front")
 
     why = pages.artifact(run_id, "explanation.html")
     why.locator(".barlayer .point path").first.hover(force=True)
     assert "stem" in why.locator(".hoverlayer .hovertext").first.text_content()
+    pages.shoot("explanation")
 
     models = pages.open("models")
     for candidate in members:
         models.get_by_text(candidate, exact=True).first.wait_for()
+    pages.shoot("models")
 
     assert len(members) > 1
     compared = pages.compare([run.info.run_id for run in members.values()])
     compared.locator(".parcoords .y-axis").first.wait_for()
     axes = compared.locator(".parcoords .axis-title").all_text_contents()
     assert "top1_error" in axes and set(axes) & {"mean_weight_bits", "groups_narrowed", "layers_quantised"}, axes
+    pages.shoot("compare")
     assert pages.errors == []
