@@ -39,7 +39,7 @@ from evo.reachable import smallest
 from evo.registry import CRITERIA, resolve
 from evo.space_file import SPACE_FILE, space_to_json
 from evo.storage import RunDirectory
-from evo.timing import TIMING_FILE, TimedTables, Timing, kept_in, probe_of, timing_of
+from evo.timing import TIMING_FILE, TimedTables, Timing, kept_in, probe_of, require_runtime, timing_of
 from search_spaces.elastic import without_widths
 from search_spaces.space import CompressionSpace
 
@@ -73,6 +73,7 @@ def check_names(config: Config) -> None:
     """Refuse unknown names and impossible combinations; needs no torch work and comes before all of it."""
     check(config, MEASURES if config.gan is None else TRANSLATION_MEASURES)
     device_of(config)
+    require_runtime(config)
 
 
 def build_algorithm(

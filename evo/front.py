@@ -74,6 +74,7 @@ def plan_summary(plan: CompressionPlan) -> str:
         _bits("weights", [b.weight for b in plan.bits]),
         _bits("activations", [b.activation for b in plan.bits]),
         _count(len(plan.factors), "layer", "factorised"),
+        _count(len(plan.sparse), "layer", "masked"),
         _count(len(plan.skips), "block", "skipped"),
     )
     return ", ".join(part for part in parts if part) or "unchanged"
@@ -86,6 +87,7 @@ def plan_facts(plan: CompressionPlan) -> dict[str, float]:
         "groups_narrowed": len(plan.widths) + len(plan.masks),
         "blocks_skipped": len(plan.skips),
         "layers_factorised": len(plan.factors),
+        "layers_masked": len(plan.sparse),
         "layers_quantised": sum(b < FLOAT_BITS for b in weights),
         "mean_weight_bits": float(np.mean(weights)) if weights else FLOAT_BITS,
         "mean_activation_bits": float(np.mean(activations)) if activations else FLOAT_BITS,

@@ -60,6 +60,13 @@ def target_of(config: Config) -> Target | None:
     return None if section is None else Target(**section.model_dump())
 
 
+def require_runtime(config: Config) -> None:
+    """Raise ValueError where latency is wanted in a runtime that this machine does not have."""
+    target = target_of(config)
+    if target is not None:
+        runtime_of(target)
+
+
 def timing_of(
     config: Config, folder: Path | None, network: Network, teacher: nn.Module, example: Tensor
 ) -> Timing | None:

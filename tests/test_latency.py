@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -19,12 +20,15 @@ from evaluators.compose import compose, recalibrate
 from evaluators.compression import MEASURES
 from evaluators.latency import Target, latency
 from evaluators.latency.building import build_table
+from evaluators.latency.eager import on_gpu
 from evaluators.latency.measure import alone_on_this_machine, interleaved
 from evaluators.latency.runtime import MOVES, LayerShape, Session
 from evaluators.latency.table import Grid, LatencyTable
 from evo.checks import check
 from evo.config import LatencySection, load, validate
+from evo.front import speed_cells
 from evo.registry import RUNTIMES, resolve
+from evo.result import load as load_run
 from search_spaces.costs import costs
 from search_spaces.phenotype import Phenotypes, full
 from search_spaces.plan import Bits, CompressionPlan
@@ -210,6 +214,37 @@ def test_an_unknown_runtime_is_one_sentence(tmp_path: Path, capsys: pytest.Captu
     assert answer.code == 2 and "did you mean 'onnxruntime_int8'?" in answer.err and not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_device_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path / "c.yaml", {**settings(None), "latency": {"runtime": "cuda"}})
+    answer = evo(capsys, "search", config, "--run-dir", tmp_path / "run")
+    assert answer.code == 2 and not (tmp_path / "run").exists()
+    assert len(answer.err.splitlines()) == 1
+    assert answer.err.startswith(
+        "error: latency.runtime=cuda needs a CUDA device, but got none; choose another runtime"
+    )
+
+
+def test_on_a_gpu_the_clock_is_read_when_the_device_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that computes when it is waited for: 5 ms of work left over from before, 2 ms of a network."""
+    now, queue = [0.0], [0.005]
+
+    def wait() -> None:
+        now[0] += sum(queue)
+        queue.clear()
+
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    class Network(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            queue.append(0.002)
+            return x
+
+    session = on_gpu(Network(), torch.zeros(1))
+    assert session() == pytest.approx(0.002) and session() == pytest.approx(0.002)
+
+
 def test_a_latency_objective_brings_its_section_with_it() -> None:
     config = load(Path(__file__).parent.parent / "configs" / "resnet20_cifar10_latency.yaml")
     check(config, MEASURES)
@@ -232,6 +267,9 @@ def test_a_search_minimises_latency_and_never_measures_twice(
     answer = evo(capsys, "search", config, "--run-dir", run, "--quiet")
     assert answer.code == 0, answer.err
     assert "latency x" in answer.out and "predicted x" in answer.out and "macs x" in answer.out
+    found = load_run(str(run))
+    rows = [speed_cells(point.measures, found.baseline) for point in found.front]
+    assert rows and all(len(row) == 3 and min(map(float, row)) > 0 for row in rows)
     front = json.loads(evo(capsys, "front", run, "--json").out)
     assert all(p["measures"]["predicted_latency_ms"] > 0 and p["objectives"]["latency_ms"] > 0 for p in front)
     kept = {file: file.stat().st_mtime_ns for file in (run / "latency").iterdir()}

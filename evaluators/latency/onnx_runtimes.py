@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,6 +65,10 @@ def onnxruntime_int8() -> OnnxReader:
 
 
 def openvino() -> OnnxReader:
+    if importlib.util.find_spec("openvino") is None:
+        raise ValueError(
+            "latency.runtime=openvino needs the package openvino, but got none; install evo-compress[openvino]"
+        )
     return OnnxReader(_openvino, integers=True)
 
 
@@ -85,12 +90,8 @@ def _onnxruntime(model: onnx.ModelProto, given: list[np.ndarray], threads: int) 
 
 
 def _openvino(model: onnx.ModelProto, given: list[np.ndarray], threads: int) -> Session:
-    try:
-        import openvino as ov
-    except ImportError as error:
-        raise ValueError(
-            "latency.runtime=openvino needs the package openvino, but got none; install evo-compress[openvino]"
-        ) from error
+    import openvino as ov
+
     options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     core = ov.Core()
     request = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options).create_infer_request()
