@@ -26,7 +26,7 @@ from evaluators.step1 import build_tables
 from evaluators.step1_file import read_step1, write_step1
 from evaluators.supernets.sorting import refused_groups
 from evo.algorithm import AnyAlgorithm
-from evo.candidates import STEP1, STEP2, Scorer
+from evo.candidates import STEP1, STEP2, Scorer, rung_steps
 from evo.checks import algorithm_class, check
 from evo.config import AlgorithmConfig, Config
 from evo.feasible_space import within_limits
@@ -74,6 +74,13 @@ def check_names(config: Config) -> None:
     check(config, MEASURES if config.gan is None else TRANSLATION_MEASURES)
     device_of(config)
     require_runtime(config)
+
+
+def climbing(config: Config) -> AlgorithmConfig:
+    """The section algorithm, which also knows the rungs of the ladder."""
+    section = config.algorithm
+    rungs = rung_steps(len(config.evaluation.rungs))
+    return section.model_copy(update={"params": {**section.params, "rungs": rungs}}) if rungs else section
 
 
 def build_algorithm(
@@ -137,7 +144,7 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     evaluator = CompressionEvaluator(teacher, described, ranking, splits, step_options(config), device, models, probe)
     baseline = evaluator.baseline(STEP2)
     problem = build_problem(config, space, tables, baseline)
-    build_algorithm(config.algorithm, problem, tables, baseline)  # wrong parameters are told before anything is written
+    build_algorithm(climbing(config), problem, tables, baseline)  # wrong parameters are told before anything is written
     return Study(
         config, teacher, described, splits, example, ranking, space, tables, problem, baseline, evaluator, timing
     )

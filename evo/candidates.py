@@ -17,6 +17,11 @@ STEP2 = "step2"
 FINAL = "final"
 
 
+def rung_steps(count: int) -> tuple[str, ...]:
+    """The steps between step 1 and step 2, cheapest first."""
+    return tuple(f"rung{i + 1}" for i in range(count))
+
+
 class Status(str, Enum):
     COMPLETED = "completed"
     FAILED = "failed"

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
 
-from evo.config import AlgorithmConfig, Config
+from evo.config import AlgorithmConfig, Config, Step
 from evo.front import LIMIT
 from evo.marks import absolute_marks
 from evo.registry import (
@@ -66,7 +66,7 @@ def check(config: Config, measures: Collection[str]) -> None:
         resolve(RUNTIMES, config.timed.runtime)
     if config.model.weights and config.model.pretrain:
         raise ValueError("model must have either weights or pretrain, but got both; remove one")
-    for tune in (config.model.pretrain, config.evaluation.step2.tune, config.evaluation.final.tune):
+    for tune in (config.model.pretrain, *(step.tune for step in _steps(config))):
         if tune is not None:
             resolve(SCHEDULES, tune.schedule)
     for pick in config.evaluation.final.picks:
@@ -78,6 +78,7 @@ def check(config: Config, measures: Collection[str]) -> None:
     _check_secrets(config)
     made = algorithm_class(config.algorithm)
     _check_asynchronous(config, made)
+    _check_rungs(config, made)
     _check_supernet(config, made)
 
 
@@ -139,6 +140,19 @@ def _check_secrets(config: Config) -> None:
         raise ValueError(
             "tracking.uri must not hold a password, but got one; write a variable in its place, such as "
             "postgresql://user:${MLFLOW_PASSWORD}@host/mlflow, and set that in the environment"
+        )
+
+
+def _steps(config: Config) -> list[Step]:
+    """Every step that builds networks."""
+    return [*config.evaluation.rungs, config.evaluation.step2, config.evaluation.final]
+
+
+def _check_rungs(config: Config, made: Any) -> None:
+    if config.evaluation.rungs and "rungs" not in inspect.signature(made).parameters:
+        raise ValueError(
+            f"evaluation.rungs needs an algorithm that climbs them, but got algorithm.name={config.algorithm.name!r}; "
+            "set it to two_step, or remove the rungs"
         )
 
 

@@ -224,6 +224,10 @@ class Supernet(Section):
 
 class Evaluation(Section):
     step1: Step1 = Field(default_factory=Step1)
+    rungs: list[Step] = Field(
+        default_factory=list,
+        description="cheaper steps before step2, cheapest first: two_step takes only the most promising on to the next",
+    )
     step2: Step = Field(default_factory=Step)
     final: Final = Field(default_factory=Final)
 

@@ -18,7 +18,7 @@ from evaluators.load import load_weights
 from evaluators.loss_tables import LossTables
 from evaluators.prepare import prepared
 from evo.bottleneck import Bottleneck, Load, Target, find_bottleneck, loads
-from evo.build import build_algorithm, build_problem, check_names, check_outputs
+from evo.build import build_algorithm, build_problem, check_names, check_outputs, climbing
 from evo.config import Config
 from evo.inputs import check_kept, load_splits, network_of, space_of
 from evo.reachable import smallest
@@ -100,7 +100,7 @@ def _check_search(config: Config, space: CompressionSpace, total: Mapping[str, f
     """Refuse what a search would refuse after its step-1 tables; measures of real networks are unknown here."""
     tables = LossTables(space, (), peak=True)
     baseline = {**dict.fromkeys(MEASURES, np.nan), **total}
-    build_algorithm(config.algorithm, build_problem(config, space, tables, baseline), tables, baseline)
+    build_algorithm(climbing(config), build_problem(config, space, tables, baseline), tables, baseline)
 
 
 def reachable(space: CompressionSpace) -> dict[str, float]:

@@ -23,7 +23,7 @@ from evaluators.prepare import prepared
 from evaluators.rank_rules import options_by
 from evaluators.recovery import Budget as TuneBudget
 from evaluators.recovery import tune
-from evo.candidates import FINAL, STEP2
+from evo.candidates import FINAL, STEP2, rung_steps
 from evo.config import Config, Step, Tune
 from evo.registry import DATASETS, MODELS, SCHEDULES, resolve
 from search_spaces.codebooks import CHANNEL, TENSOR
@@ -111,7 +111,10 @@ def step_options(config: Config) -> dict[str, StepOptions]:
     def options(section: Step, last: bool) -> StepOptions:
         return StepOptions(section.recalibration, section.validation, tune_budget(section.tune), test=last, save=True)
 
-    return {STEP2: options(config.evaluation.step2, False), FINAL: options(config.evaluation.final, True)}
+    sections = config.evaluation
+    rungs = zip(rung_steps(len(sections.rungs)), sections.rungs, strict=True)
+    climbed = {name: options(section, False) for name, section in rungs}
+    return {**climbed, STEP2: options(sections.step2, False), FINAL: options(sections.final, True)}
 
 
 def space_of(config: Config, network: Network, model: nn.Module) -> CompressionSpace:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evo.archive import Agreement, dominated_share, pareto_front, step_agreement
-from evo.candidates import FINAL, STEP1, STEP2, Evaluation
+from evo.candidates import FINAL, STEP1, STEP2, Evaluation, rung_steps
 from evo.config import Config, parse
 from evo.front import FrontPoint, pick, within_reference
 from evo.legality import legal
@@ -84,8 +84,13 @@ class Result:
 
     def agreement(self, lower: str = STEP1, upper: str = STEP2) -> Agreement:
         """Kendall's tau between two steps: how far the cheaper one can be trusted."""
-        measures = {STEP1: "predicted_loss_increase", STEP2: "top1_error", FINAL: "top1_error"}
+        measures = dict.fromkeys(self.steps, "top1_error") | {STEP1: "predicted_loss_increase"}
         return step_agreement(self.evaluations, lower, upper, measures[lower], measures[upper])
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The ladder of this search, cheapest step first."""
+        return (STEP1, *rung_steps(len(self.config.evaluation.rungs)), STEP2, FINAL)
 
     def latency_agreement(self) -> Agreement:
         """Kendall's tau between predicted and measured latency, over everything that was measured."""

@@ -13,7 +13,7 @@ from torch import nn
 from evaluators.gan.networks import DIRECTIONS, StackedPair
 from evaluators.quantise import bake
 from evo.algorithm import AnyAlgorithm
-from evo.build import Study, build_algorithm, build_study, keep_study, scorers
+from evo.build import Study, build_algorithm, build_study, climbing, keep_study, scorers
 from evo.candidates import STEP2, Scorer, StreamingBackend
 from evo.config import AlgorithmConfig, Config
 from evo.folder import Folder
@@ -68,7 +68,7 @@ def backend_of(study: AnyStudy, given: Given, address: str | None) -> StreamingB
 def algorithm_of(study: AnyStudy) -> AnyAlgorithm:
     """The configured algorithm."""
     if isinstance(study, Study):
-        return build_algorithm(study.config.algorithm, study.problem, study.tables, study.baseline)
+        return build_algorithm(climbing(study.config), study.problem, study.tables, study.baseline)
     return pair_algorithm(study.config.algorithm, study.problem, study.baseline)
 
 

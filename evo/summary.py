@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from evo.candidates import FINAL, STEP2
+from evo.archive import Agreement
+from evo.candidates import STEP1, STEP2
 from evo.compare import Comparison
 from evo.front import FrontPoint, format_measure, front_table, speed_cells, speed_columns, spread
 from evo.headline import headline
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 TRUSTED_TAU = 0.5
+FEWEST_FOR_INTERVAL = 5
 SHOWN_POINTS = 20
 
 
@@ -67,22 +71,39 @@ def finals_table(result: Result) -> Table | None:
     return table
 
 
+ADVICE = {
+    STEP1: "raise evaluation.step1.images, or promote more candidates",
+    STEP2: "raise evaluation.step2.tune.epochs, or finish more picks",
+}
+RUNG_ADVICE = "raise its tune.epochs in evaluation.rungs, or algorithm.params.keep"
+
+
 def trust(result: Result) -> str:
-    """A sentence on the agreement of step 1 and step 2, with a warning where it is low."""
-    found = result.agreement()
-    if math.isnan(found.tau):
-        return f"no agreement between steps can be told from {found.pairs} candidates"
-    interval = f"95 % interval {found.low:.2f} to {found.high:.2f}"
-    text = f"Kendall's tau step 1 / step 2: {found.tau:.2f} ({interval}, {found.pairs} candidates)"
-    later = result.agreement(STEP2, FINAL)
-    if later.pairs > 1 and not math.isnan(later.tau):
-        text += f"; step 2 / final: {later.tau:.2f} ({later.pairs} candidates)"
+    """How far each step agrees with the next one, in words, with a warning where it is too low and what to change."""
+    pairs = [(lower, upper, result.agreement(lower, upper)) for lower, upper in pairwise(result.steps)]
+    told = [(lower, upper, found) for lower, upper, found in pairs if found.pairs > 1 and not math.isnan(found.tau)]
+    if not told:
+        return f"no agreement between steps can be told from {pairs[0][2].pairs} candidates"
+    parts = [_agreement(lower, upper, found) for lower, upper, found in told]
     timed = result.latency_agreement()
     if not math.isnan(timed.tau):
-        text += f"; predicted / measured latency: {timed.tau:.2f} ({timed.pairs} candidates)"
-    if found.high < TRUSTED_TAU:
-        text += ". Too low to trust the cheap step: raise evaluation.step1.images, or promote more candidates"
-    return text
+        parts.append(f"predicted / measured latency: {timed.tau:.2f} ({timed.pairs} candidates)")
+    warnings = [
+        f". Too low to trust {_named(lower)}: {ADVICE.get(lower, RUNG_ADVICE)}"
+        for lower, _, found in told
+        if found.high < TRUSTED_TAU
+    ]
+    return "Kendall's tau " + "; ".join(parts) + "".join(warnings)
+
+
+def _agreement(lower: str, upper: str, found: Agreement) -> str:
+    interval = f"95 % interval {found.low:.2f} to {found.high:.2f}, " if found.pairs >= FEWEST_FOR_INTERVAL else ""
+    return f"{_named(lower)} / {_named(upper)}: {found.tau:.2f} ({interval}{found.pairs} candidates)"
+
+
+def _named(step: str) -> str:
+    """ "step1" as "step 1"."""
+    return re.sub(r"(\d+)$", r" \1", step)
 
 
 def comparison_tables(found: Comparison) -> tuple[Table, Table, Text]:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from evo.algorithm import AnyAlgorithm
-from evo.algorithms.population import check_counts, check_sizes
+from evo.algorithms.fidelity_pairs import both_measured, codes_of, with_lower
+from evo.algorithms.halving import hopeful
+from evo.algorithms.population import check_counts, check_shares, check_sizes
 from evo.archive import feasible, objective_values, pareto_front, violations
 from evo.calibration import BEST, NODES, Calibration
 from evo.candidates import STEP1, STEP2, Batch, Candidate, Evaluation
@@ -25,8 +27,9 @@ from search_spaces.genome import Genome
 class TwoStepState:
     """`waiting` holds lower-step evaluations without a measurement, `measured` every upper-step evaluation so far.
 
-    A measured evaluation also carries its lower-step measures. While `promoting`, the next batch is of the upper step;
-    before that, `cheap` batches of the generation were scored.
+    A measured evaluation also carries its lower-step measures. While `promoting`, the next batch is of the upper step, or of the
+    step before it with number `rung`; before that, `cheap` batches of the generation were scored. `raced` are all evaluations at
+    steps between, `racing` those that go on from the one before.
     """
 
     seed: int
@@ -36,6 +39,9 @@ class TwoStepState:
     cheap: int = 0
     waiting: tuple[Evaluation, ...] = ()
     measured: tuple[Evaluation, ...] = ()
+    rung: int = 0
+    raced: tuple[Evaluation, ...] = ()
+    racing: tuple[Evaluation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,9 @@ class TwoStep:
 
     With `local_search`, the first batch of every generation holds what it proposes as well: `seeds` in the first generation, then
     `neighbours`. These are told to `inner` like its own.
+
+    With `rungs` (steps between lower and upper, cheapest first) the promoted begin at the first of them, and only the share
+    `keep` goes on from each to the next. Those left behind count as measured by their last rung, and are not promoted again.
     """
 
     problem: Problem
@@ -65,17 +74,21 @@ class TwoStep:
     lower: str = STEP1
     upper: str = STEP2
     cheap_rounds: int = 1
+    rungs: Sequence[str] = ()
+    keep: float = 0.5
 
     def __post_init__(self) -> None:
         check_sizes(promote=self.promote, cheap_rounds=self.cheap_rounds, memory=self.memory)
         check_counts(seeds=self.seeds, neighbours=self.neighbours)
+        check_shares(keep=self.keep)
 
     def init(self, seed: int) -> TwoStepState:
         return TwoStepState(seed, self.inner.init(seed))
 
     def ask(self, state: TwoStepState) -> tuple[Batch, TwoStepState]:
         if state.promoting:
-            return Batch(tuple(replace(e.candidate, step=self.upper) for e in self._promoted(state))), state
+            chosen = state.racing if state.rung else self._promoted(state)
+            return Batch(tuple(replace(e.candidate, step=self._steps[state.rung]) for e in chosen)), state
         batch, inner = self.inner.ask(state.inner)
         own = tuple(replace(c, step=self.lower, generation=state.generation) for c in batch.candidates)
         return Batch(own + self._found(state), batch.train_on), replace(state, inner=inner)
@@ -86,10 +99,10 @@ class TwoStep:
         if self.local_search is None or state.cheap or not count:
             return ()
         measure = self.local_search.measure
-        pairs, _, value = _pairs(state.measured, measure, self.surrogates[measure])
+        pairs, _, value = both_measured(state.measured, measure, self.surrogates[measure])
         front = pareto_front(self.problem, state.measured, self.upper)
         rng = stream(state.seed, "local search", state.generation)
-        codes = self.local_search.propose(rng, count, _codes(front), _codes(pairs), value)
+        codes = self.local_search.propose(rng, count, codes_of(front), codes_of(pairs), value)
         genomes = dict.fromkeys(self.problem.space.repair(code) for code in codes.tolist())
         at = state.generation
         return tuple(Candidate(f"{at:04d}-s{i:04d}", at, genome, self.lower) for i, genome in enumerate(genomes))
@@ -97,13 +110,27 @@ class TwoStep:
     def tell(self, state: TwoStepState, evaluations: Sequence[Evaluation]) -> TwoStepState:
         told = tuple(sorted(evaluations, key=lambda e: e.candidate.key))
         if state.promoting:
-            return self._finished(replace(state, measured=state.measured + _with_lower(told, state.waiting)))
+            return self._climbed(state, with_lower(told, (*state.waiting, *state.racing)))
         scored = replace(state, waiting=state.waiting + told, cheap=state.cheap + 1)
         # Without any measurement a long search on the lower step would only find that step's errors.
         if scored.cheap < (self.cheap_rounds if state.measured else 1):
             return self._told(scored)
         scored = replace(scored, promoting=True)
         return scored if self._order(scored, _eligible(scored), 0) else self._finished(scored)
+
+    @property
+    def _steps(self) -> tuple[str, ...]:
+        return (*self.rungs, self.upper)
+
+    def _climbed(self, state: TwoStepState, told: tuple[Evaluation, ...]) -> TwoStepState:
+        """After a rung, whose hopeless candidates are left behind, or after the last one."""
+        step = self._steps[state.rung]
+        if step == self.upper:
+            return self._finished(replace(state, measured=state.measured + told))
+        before = [e for e in state.raced if e.candidate.step == step]
+        going_on = hopeful(self.problem, self.surrogates, told, before, state.measured, self.upper, self.keep)
+        raced = replace(state, raced=state.raced + told, racing=going_on, rung=state.rung + 1)
+        return raced if going_on else self._finished(raced)
 
     def _promoted(self, state: TwoStepState) -> list[Evaluation]:
         """Which waiting candidates to measure next: those expected to add most to what is measured."""
@@ -112,11 +139,11 @@ class TwoStep:
 
     def _finished(self, state: TwoStepState) -> TwoStepState:
         told = self._told(state)
-        return replace(told, generation=state.generation + 1, promoting=False, cheap=0)
+        return replace(told, generation=state.generation + 1, promoting=False, cheap=0, rung=0, racing=())
 
     def _told(self, state: TwoStepState) -> TwoStepState:
         """Tell the inner algorithm its candidates: measured where there is a measurement, estimated elsewhere."""
-        known: dict[Genome, Evaluation] = {e.candidate.genome: e for e in state.measured}
+        known: dict[Genome, Evaluation] = {e.candidate.genome: e for e in (*state.raced, *state.measured)}
         unmeasured = [e for e in state.waiting if e.candidate.genome not in known]
         settled = [replace(known[e.candidate.genome], candidate=e.candidate) for e in _with(known, state.waiting)]
         told = [*settled, *self._estimated(state, unmeasured)]
@@ -154,15 +181,18 @@ class TwoStep:
     def _estimates(self, state: TwoStepState, scored: Sequence[Evaluation], measure: str, node: int) -> np.ndarray:
         surrogate = self.surrogates[measure]
         query = np.array([e.measures.get(surrogate, np.nan) for e in scored])
-        pairs, x, y = _pairs(state.measured, measure, surrogate)
+        pairs, x, y = both_measured(state.measured, measure, surrogate)
         sign = next((o.sign for o in self.problem.objectives if o.measure == measure), 1.0)
         if not scored or not self._calibrated(state, measure):
             return sign * query
-        values = self._calibration(measure)(_codes(pairs), x, sign * y, _codes(scored), query)
+        values = self._calibration(measure)(codes_of(pairs), x, sign * y, codes_of(scored), query)
         return np.where(np.isfinite(query), sign * values[:, node], np.nan)
 
     def _calibrated(self, state: TwoStepState, measure: str) -> bool:
-        return len(_pairs(state.measured, measure, self.surrogates[measure])[0]) >= self._calibration(measure).fewest
+        return (
+            len(both_measured(state.measured, measure, self.surrogates[measure])[0])
+            >= self._calibration(measure).fewest
+        )
 
     def _calibration(self, measure: str) -> Calibration:
         chosen: Calibration | str = self.calibrations.get(measure, self.calibration)
@@ -182,7 +212,7 @@ class TwoStep:
 def _eligible(state: TwoStepState) -> list[Evaluation]:
     """The first waiting evaluation of every genome that was scored but never measured."""
     first: dict[Genome, Evaluation] = {}
-    measured = {e.candidate.genome for e in state.measured}
+    measured = {e.candidate.genome for e in (*state.raced, *state.measured)}
     for e in state.waiting:
         if e.completed and e.candidate.genome not in measured:
             first.setdefault(e.candidate.genome, e)
@@ -191,27 +221,6 @@ def _eligible(state: TwoStepState) -> list[Evaluation]:
 
 def _with(known: Collection[Genome], evaluations: Iterable[Evaluation]) -> list[Evaluation]:
     return [e for e in evaluations if e.candidate.genome in known]
-
-
-def _pairs(
-    measured: Iterable[Evaluation], measure: str, surrogate: str
-) -> tuple[list[Evaluation], np.ndarray, np.ndarray]:
-    """Completed evaluations that have both, finite, with the surrogate (K,) and the measure (K,)."""
-    both = [e for e in measured if e.completed and measure in e.measures and surrogate in e.measures]
-    both = [e for e in both if np.isfinite([e.measures[measure], e.measures[surrogate]]).all()]
-    return both, np.array([e.measures[surrogate] for e in both]), np.array([e.measures[measure] for e in both])
-
-
-def _with_lower(upper: Sequence[Evaluation], lower: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
-    """Upper-step evaluations with the lower-step measures they do not have themselves, joined by id."""
-    before = {e.candidate.id: e.measures for e in lower}
-    return tuple(
-        replace(e, measures={**before.get(e.candidate.id, {}), **e.measures}) if e.completed else e for e in upper
-    )
-
-
-def _codes(evaluations: Sequence[Evaluation]) -> np.ndarray:
-    return np.array([e.candidate.genome for e in evaluations], dtype=np.int64)
 
 
 def _without_constraints(problem: Problem, measures: Iterable[str]) -> Problem:
