@@ -190,7 +190,7 @@ def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Lis
     config = study.config
     study = kept(study, run)
     backend = backend_of(study, given, address)
-    trainer, keepers = training_of(study)
+    trainer, keepers = training_of(study, given, address)
     tracker = _tracker(run, study, listeners.note)
     marks = absolute_marks(config.tracking.marks, run.info.baseline)
     info = SearchInfo(config.name, run.uri, config.flat(), dict(run.info.baseline), marks)
@@ -215,9 +215,9 @@ def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Lis
         if config.evaluation.final.picks and not result.final_baseline:
             keep_baseline(run, study.evaluator.baseline(FINAL))
     finally:
-        if trainer is not None:
-            trainer.close()
         backend.close()
+        if trainer is not None:  # it came first, and so may own the cluster
+            trainer.close()
     result = load(run.uri, given)
     write_outputs(run, result)
     _write_images(study, run, result)

@@ -23,9 +23,9 @@ from evo.problem import Problem
 from evo.randomness import evaluation_seed
 from evo.shared_weights import Trainer
 from evo.storage import RunDirectory
-from evo.supernets import keepers, trainer_of, with_shared
+from evo.supernets import keepers, with_shared
 from evo.translation import TranslationStudy, build_translation, keep_translation, make_translator, translation_kit
-from evo.workers import backend_with, make_evaluator, worker_kit
+from evo.workers import backend_with, build_trainer, make_evaluator, worker_kit
 from search_spaces.genome import Genome
 
 AnyStudy = Study | TranslationStudy
@@ -53,10 +53,12 @@ def kept(study: AnyStudy, run: RunDirectory) -> AnyStudy:
     return keep_translation(study, run)
 
 
-def training_of(study: AnyStudy) -> tuple[Trainer | None, Sequence[SearchObserver]]:
+def training_of(study: AnyStudy, given: Given, address: str | None) -> tuple[Trainer | None, Sequence[SearchObserver]]:
     """Who trains shared weights between generations, and who keeps their versions; nobody without a supernet."""
-    trainer = trainer_of(study) if isinstance(study, Study) else None
-    return trainer, keepers(study, trainer) if isinstance(study, Study) else ()
+    if not isinstance(study, Study):
+        return None, ()
+    trainer = build_trainer(study, worker_kit(study, given), address)
+    return trainer, keepers(study, trainer)
 
 
 def backend_of(study: AnyStudy, given: Given, address: str | None) -> StreamingBackend:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from evaluators.channels import Trace
+from evaluators.compression import CompressionEvaluator
 from evaluators.saliency import Ranking
 from evaluators.supernets.elastic import ElasticSupernet
 from evaluators.supernets.optimiser import StepRule
@@ -49,19 +50,20 @@ def supernet_of(
     )
 
 
-def trainer_of(study: Study) -> SupernetTrainer | None:
-    """Trains in this process; None where the configuration has no supernet."""
-    shared = study.evaluator.shared
-    if study.config.supernet is None or shared is None:
-        return None
+def trainer_of(config: Config, evaluator: CompressionEvaluator, space: CompressionSpace) -> SupernetTrainer:
+    """Trains in this process what the evaluator takes its networks from. Raises ValueError where that is nothing."""
+    if evaluator.shared is None:
+        raise ValueError(
+            "a trainer must have shared weights to train, but got an evaluator without; write a section supernet"
+        )
     return SupernetTrainer(
-        supernet_of(study.config, study.teacher, study.trace, study.ranking, study.space),
-        study.space,
-        study.splits,
-        schedule_of(study.config.supernet),
-        shared.store,
-        study.config.seed,
-        study.evaluator.device,
+        supernet_of(config, evaluator.teacher, evaluator.trace, evaluator.ranking, space),
+        space,
+        evaluator.splits,
+        schedule_of(_section(config)),
+        evaluator.shared.store,
+        config.seed,
+        evaluator.device,
     )
 
 

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,24 @@ import torch
 
 from cluster.pools import Pools
 from cluster.ray_session import connect
+from cluster.ray_trainer import RayTrainer
 from evaluators.compression import CompressionEvaluator, frozen_teacher
 from evaluators.describe import trace
 from evaluators.prepare import prepared
 from evaluators.protocol import EvaluatorFactory
 from evaluators.saliency import Ranking
+from evaluators.supernets.sorting import refused_groups
+from evaluators.supernets.trainer import SupernetTrainer
 from evaluators.supernets.weights import SharedWeights, WeightStore
 from evo.build import Study
 from evo.candidates import StreamingBackend
 from evo.config import Config, Execution, parse
 from evo.inputs import Given, device_of, load_splits, network_of, space_of, step_options
 from evo.registry import BACKENDS, resolve
-from evo.supernets import supernet_of
+from evo.shared_weights import Trainer
+from evo.supernets import supernet_of, trainer_of
 from evo.timing import Timing, probe_of
+from search_spaces.elastic import without_widths
 
 DEFAULT = "all other steps"
 
@@ -80,6 +86,23 @@ def make_evaluator(kit: WorkerKit) -> CompressionEvaluator:
         return evaluator
     supernet = supernet_of(config, teacher, described, ranking, space_of(config, described.network, teacher))
     return replace(evaluator, shared=SharedWeights(supernet, kit.store))
+
+
+def make_trainer(kit: WorkerKit) -> SupernetTrainer:
+    """Build the trainer of shared weights inside a worker."""
+    config, evaluator = parse(kit.config), make_evaluator(kit)
+    space = space_of(config, evaluator.trace.network, evaluator.teacher)
+    return trainer_of(config, evaluator, without_widths(space, refused_groups(evaluator.trace)))
+
+
+def build_trainer(study: Study, kit: WorkerKit, address: str | None) -> Trainer | None:
+    """Who trains shared weights: this process or an actor, as for evaluations; None where there are none."""
+    config, execution = study.config, study.config.execution
+    if config.supernet is None:
+        return None
+    if execution.backend == "local" and address is None:
+        return trainer_of(config, study.evaluator, study.space)
+    return RayTrainer(partial(make_trainer, kit), execution.threads, address, execution.gpus, _room(execution))
 
 
 def reach(execution: Execution, address: str | None) -> None:
@@ -138,6 +161,11 @@ def _held(execution: Execution) -> dict[str, Held]:
     return {DEFAULT: default, **named}
 
 
+def _room(execution: Execution) -> int:
+    """CPU slots for the workers of one step at a time."""
+    return max(math.ceil(held.workers * held.cpus) for held in _held(execution).values())
+
+
 def workers_at(execution: Execution, step: str) -> int:
     held = _held(execution)
     return held.get(step, held[DEFAULT]).workers if execution.backend == "ray" else 1
@@ -150,7 +178,6 @@ def backend_with(config: Config, factory: EvaluatorFactory, address: str | None)
     if execution.backend == "local" and address is None:
         local: StreamingBackend = resolve(BACKENDS, "local")(factory, threads=execution.threads)
         return local
-    room = max(math.ceil(held.workers * held.cpus) for held in _held(execution).values())
     pools: dict[str, Any] = {
         step: resolve(BACKENDS, "ray")(
             factory,
@@ -161,7 +188,7 @@ def backend_with(config: Config, factory: EvaluatorFactory, address: str | None)
             gpus=held.gpus,
             cpus=held.cpus,
             custom=held.custom,
-            cluster_cpus=room,
+            cluster_cpus=_room(execution),
         )
         for step, held in _held(execution).items()
     }

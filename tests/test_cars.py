@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_run import settings
 
-from evo import api
+from evo import api, studies
 from evo.algorithms.autoslim import AutoSlim
 from evo.algorithms.cars import Cars, learning_speeds, mixed
 from evo.algorithms.random_search import RandomSearch
@@ -189,8 +189,8 @@ def test_a_search_goes_on_with_weights_and_population_after_an_interruption(
 ) -> None:
     whole = api.run_config(config(), str(tmp_path / "whole"))
     assert [e.weights_version for e in whole.evaluations] == [1] * 4 + [2] * 8 + [3] * 8
-    keepers = api.keepers
-    monkeypatch.setattr(api, "keepers", lambda *given: (*keepers(*given), StopsAfter(7)))
+    keepers = studies.keepers
+    monkeypatch.setattr(studies, "keepers", lambda *given: (*keepers(*given), StopsAfter(7)))
     with pytest.raises(StopHere):
         api.run_config(config(), str(tmp_path / "cut"))
     monkeypatch.undo()

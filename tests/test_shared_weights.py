@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 import torch
 from small_run import settings
 
+from cluster.ray_trainer import RayTrainer
 from evaluators.data import limited, split
 from evaluators.datasets import digits
 from evaluators.describe import trace
@@ -19,7 +24,7 @@ from evaluators.supernets.elastic import ElasticSupernet
 from evaluators.supernets.schedule import Schedule
 from evaluators.supernets.trainer import SupernetTrainer
 from evaluators.supernets.weights import WeightStore
-from evo import api
+from evo import api, studies
 from evo.candidates import STEP2
 from evo.config import validate
 from evo.folder import Folder
@@ -92,11 +97,42 @@ def test_training_that_was_interrupted_ends_with_the_same_weights(
     for version in (1, 2):
         again.train(version, population(again))
     for version in (1, 2):
-        (expected, step), (got, at) = whole.store.read(version), again.store.read(version)  # type: ignore[misc]
-        assert step == at == SCHEDULE.last_step(version, len(whole.splits.train))
-        assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
+        expected, got = whole.store.read(version), again.store.read(version)
+        assert expected is not None and got is not None
+        assert expected.step == got.step == SCHEDULE.last_step(version, len(whole.splits.train))
+        assert expected.state.keys() == got.state.keys()
+        assert all(torch.equal(tensor, got.state[name]) for name, tensor in expected.state.items())
     assert again.store.versions() == [1, 2]
     assert not list((tmp_path / "cut/models").glob("training-*"))
+
+
+@dataclass(frozen=True)
+class Mortal:
+    """A trainer that kills its process before the first version, once; it fails for a version of 9."""
+
+    folder: Path
+
+    def train(self, version: int, population: Sequence[Genome]) -> None:
+        if version == 9:
+            raise ValueError("nine is too many")
+        if not (self.folder / "died").exists():
+            (self.folder / "died").touch()
+            os._exit(1)
+        (self.folder / f"version-{version}-{len(population)}").touch()
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.ray
+def test_a_trainer_on_the_cluster_is_replaced_when_it_dies(tmp_path: Path) -> None:
+    trainer = RayTrainer(partial(Mortal, tmp_path))
+    try:
+        trainer.train(1, [(0, 1), (1, 1)])
+        with pytest.raises(ValueError, match="nine is too many"):
+            trainer.train(9, [])
+    finally:
+        trainer.close()
+    assert (tmp_path / "version-1-2").exists()
 
 
 def test_a_step_draws_from_the_population_and_brackets_it(tmp_path: Path) -> None:
@@ -146,7 +182,8 @@ def test_a_search_on_trained_weights_takes_its_networks_from_them(tmp_path: Path
     assert len(result.finals) == 1
     knee = result.pick("knee")
     assert (knee.export(tmp_path / "net") / "card.json").is_file()
-    study = api.with_shared(api.build_study(values, tmp_path / "run", api.Given()), Folder.at(str(tmp_path / "run")))
+    folder = Folder.at(str(tmp_path / "run"))
+    study = studies.open_study(values, tmp_path / "run", api.Given(), folder)
     again = study.evaluator.at(1).evaluate(knee.point.plan, STEP2, 0)
     assert again["top1_error"] == knee.point.measures["top1_error"]
     bare = study.evaluator.evaluate(CompressionPlan(), STEP2, 0)

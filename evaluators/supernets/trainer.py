@@ -11,7 +11,7 @@ import torch
 from evaluators.data import Splits
 from evaluators.supernets.protocol import Supernet
 from evaluators.supernets.schedule import Schedule
-from evaluators.supernets.weights import WeightStore
+from evaluators.supernets.weights import Kept, WeightStore
 from search_spaces.genome import Genome
 from search_spaces.space import CompressionSpace
 
@@ -35,19 +35,24 @@ class SupernetTrainer:
         """Make a version of the weights from the one before and publish it; nothing to do where it is published already."""
         if version in self.store.versions():
             return
-        step = self._begin(version)
-        kept, images = time.monotonic(), len(self.splits.train)
-        for at in range(step, self.schedule.last_step(version, images)):
-            self._step(at, population)
-            if time.monotonic() - kept >= self.pause_s:
-                self.store.write(version, self.supernet.state(), at + 1, finished=False)
-                kept = time.monotonic()
-        self.store.write(version, self.supernet.state(), self.schedule.last_step(version, images), finished=True)
+        begun, images = self._begin(version), len(self.splits.train)
+        last = self.schedule.last_step(version, images)
+        start = kept = time.monotonic()
+        for step in range(begun.step, last):
+            self._step(step, population)
+            now = time.monotonic()
+            if now - kept >= self.pause_s:
+                self.store.write(version, self._kept(step + 1, begun.seconds + now - start), finished=False)
+                kept = now
+        self.store.write(version, self._kept(last, begun.seconds + time.monotonic() - start), finished=True)
+
+    def _kept(self, step: int, seconds: float) -> Kept:
+        return Kept(self.supernet.state(), step, seconds)
 
     def close(self) -> None: ...
 
-    def _begin(self, version: int) -> int:
-        """Load what this version starts from; the step at which it goes on."""
+    def _begin(self, version: int) -> Kept:
+        """What this version starts from, loaded."""
         found = self.store.read(version, finished=False) or (self.store.read(version - 1) if version > 1 else None)
         if found is None and version > 1:
             raise ValueError(
@@ -55,9 +60,9 @@ class SupernetTrainer:
                 "restore it from a copy, or start a new search in another run directory"
             )
         if found is None:
-            return 0
-        self.supernet.load(found[0])
-        return found[1]
+            return Kept({})
+        self.supernet.load(found.state)
+        return found
 
     def _step(self, step: int, population: Sequence[Genome]) -> None:
         images = len(self.splits.train)

@@ -15,25 +15,35 @@ from evo.folder import Folder
 from evo.verification import safetensors_fault
 from search_spaces.plan import CompressionPlan
 
-STEP = "step"
+STEP, SECONDS = "step", "seconds"
 MODELS = "models"
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What training changes, the step that comes next, and how many seconds of training lie behind it."""
+
+    state: Mapping[str, Tensor]
+    step: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class WeightStore:
-    """`models/weights-VVVVVV.safetensors` holds a version: what training changes, and the step it stands at;
-    `models/training-VVVVVV.safetensors` a version under way. The folder must be one that trainer and evaluators share."""
+    """`models/weights-VVVVVV.safetensors` holds a version, `models/training-VVVVVV.safetensors` one under way. The folder must
+    be one that trainer and evaluators share."""
 
     folder: Folder
 
-    def write(self, version: int, state: Mapping[str, Tensor], step: int, finished: bool) -> None:
-        tensors = {**state, STEP: torch.tensor(step)}
+    def write(self, version: int, kept: Kept, finished: bool) -> None:
+        seconds = torch.tensor(kept.seconds, dtype=torch.float64)
+        tensors = {**kept.state, STEP: torch.tensor(kept.step), SECONDS: seconds}
         self.folder.write(_name(version, finished), tensor_bytes(tensors))
         if finished and _name(version, False) in self.folder.names(MODELS):
             self.folder.delete(_name(version, False))
 
-    def read(self, version: int, finished: bool = True) -> tuple[dict[str, Tensor], int] | None:
-        """State and step, or None where there is no such file. Raises ValueError where it is damaged."""
+    def read(self, version: int, finished: bool = True) -> Kept | None:
+        """None where there is no such file. Raises ValueError where it is damaged."""
         name = _name(version, finished)
         if name not in self.folder.names(MODELS):
             return None
@@ -42,7 +52,8 @@ class WeightStore:
         if fault:
             raise ValueError(f"shared weights must be intact, but got {fault} in {name}; restore the file from a copy")
         tensors = load(data)
-        return tensors, int(tensors.pop(STEP))
+        step, seconds = int(tensors.pop(STEP)), float(tensors.pop(SECONDS))
+        return Kept(tensors, step, seconds)
 
     def versions(self) -> list[int]:
         names = (name.partition("/")[2] for name in self.folder.names(MODELS))
@@ -70,6 +81,6 @@ class SharedWeights:
                     f"every worker must see the run directory's shared weights, but got no version {version} in "
                     f"{self.store.folder.root}; use a folder or bucket that all machines share"
                 )
-            self._supernet.load(found[0])
+            self._supernet.load(found.state)
             self._version = version
         return self._supernet.extract(plan)

@@ -1,0 +1,91 @@
+"""Shared weights trained by an actor of the cluster, so that the driver needs no accelerator and its death costs no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cluster.ray_session import connect, worker_environment
+from cluster.worker import first_line, torch_threads
+from evo.failures import WorkerStartError
+from evo.shared_weights import Trainer
+from search_spaces.genome import Genome
+
+
+class TrainerActor:
+    """Lives in a process of its own and builds its trainer with the first version."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._trainer: Trainer | None = None
+
+    def train(self, make_trainer: Callable[[], Trainer], version: int, population: Sequence[Genome]) -> None:
+        with torch_threads(self._threads):
+            if self._trainer is None:
+                self._trainer = make_trainer()
+            self._trainer.train(version, population)
+
+
+class RayTrainer:
+    """One actor with `threads` threads and a share of a GPU. An actor that dies is replaced and goes on from the last weights it
+    kept, at most `max_attempts` times for a version. It takes no CPU slot: it works while the evaluators wait for it. Where it
+    has to start a cluster, that one gets `cluster_cpus` slots for them."""
+
+    def __init__(
+        self,
+        make_trainer: Callable[[], Trainer],
+        threads: int = 1,
+        address: str | None = None,
+        gpus: float = 0.0,
+        cluster_cpus: int = 1,
+        max_attempts: int = 3,
+    ) -> None:
+        self._make_trainer, self._threads, self._address = make_trainer, threads, address
+        self._gpus, self._cluster_cpus, self._max_attempts = gpus, cluster_cpus, max_attempts
+        self._ray: Any = None
+        self._owns_cluster = False
+        self._factory: Any = None
+        self._actor: Any = None
+
+    def train(self, version: int, population: Sequence[Genome]) -> None:
+        self._connect()
+        for attempt in range(1, self._max_attempts + 1):
+            try:
+                self._ray.get(self._ready().train.remote(self._factory, version, population))
+                return
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.as_instanceof_cause() from None
+            except self._ray.exceptions.RayError as error:
+                self._drop()
+                if attempt == self._max_attempts:
+                    raise WorkerStartError.because(
+                        f"the trainer of shared weights died: {first_line(error)}"
+                    ) from error
+
+    def close(self) -> None:
+        self._drop()
+        if self._owns_cluster:
+            self._ray.shutdown()
+        self._ray, self._factory, self._owns_cluster = None, None, False
+
+    def _connect(self) -> None:
+        if self._ray is None:
+            self._ray, self._owns_cluster = connect(self._address, self._cluster_cpus)
+            self._factory = self._ray.put(self._make_trainer)
+
+    def _ready(self) -> Any:
+        if self._actor is None:
+            kind = self._ray.remote(TrainerActor).options(
+                num_cpus=0,
+                num_gpus=self._gpus,
+                max_restarts=0,
+                max_task_retries=0,
+                runtime_env=worker_environment(self._threads),
+            )
+            self._actor = kind.remote(self._threads)
+        return self._actor
+
+    def _drop(self) -> None:
+        if self._actor is not None:
+            self._ray.kill(self._actor, no_restart=True)
+            self._actor = None
