@@ -210,7 +210,7 @@ def test_few_measurements_reach_more_with_seeds_from_the_tables() -> None:
     model = terms_of_error()
     search = LocalSearch(model, Unweighted(len(model.terms)), "error")
     inner = NSGA(TWO, population=20)
-    plain = TwoStep(TWO, inner, 5, SURROGATES)
+    plain = TwoStep(TWO, inner, 5, surrogates=SURROGATES)
     searched = dataclasses.replace(plain, local_search=search)
     budget = 15
     without = [reached(plain, TWO, seed, budget) for seed in range(3)]
@@ -221,7 +221,9 @@ def test_few_measurements_reach_more_with_seeds_from_the_tables() -> None:
 def test_local_search_is_a_function_of_its_place_and_can_be_switched_off() -> None:
     model = terms_of_error()
     search = LocalSearch(model, Unweighted(len(model.terms)), "error")
-    algorithm = TwoStep(TWO, NSGA(TWO, population=8), 4, SURROGATES, local_search=search, seeds=30, neighbours=0)
+    algorithm = TwoStep(
+        TWO, NSGA(TWO, population=8), 4, surrogates=SURROGATES, local_search=search, seeds=30, neighbours=0
+    )
     state = algorithm.init(1)
     batch, asked = algorithm.ask(state)
     assert batch == algorithm.ask(state)[0] and len({c.genome for c in batch.candidates}) > 20

@@ -22,7 +22,7 @@ CONFIG = Path(__file__).parent.parent / "configs" / "resnet20_cifar10.yaml"
 
 
 def ladder(**settings) -> TwoStep:
-    return TwoStep(TWO, NSGA(TWO, population=12), 6, SURROGATES, rungs=(RUNG,), **settings)
+    return TwoStep(TWO, NSGA(TWO, population=12), 6, first=6, surrogates=SURROGATES, rungs=(RUNG,), **settings)
 
 
 def evaluate(batch: Batch) -> list[Evaluation]:

@@ -20,7 +20,9 @@ SURROGATES = {"error": "surrogate"}
 
 
 def two_step(problem=TWO, population=20, promote=5, **settings):
-    return TwoStep(problem, NSGA(problem, population=population), promote, SURROGATES, **settings)
+    return TwoStep(
+        problem, NSGA(problem, population=population), promote, first=promote, surrogates=SURROGATES, **settings
+    )
 
 
 xy = st.lists(st.tuples(st.integers(0, 9), st.integers(-9, 9)), min_size=1, max_size=30)
@@ -118,7 +120,7 @@ def test_a_limit_on_what_only_step_two_measures_steers_by_the_estimate():
 
 
 def test_a_lower_step_that_cannot_stand_in_is_refused():
-    algorithm = TwoStep(TWO, NSGA(TWO, population=5), 2, {"error": "loss"})
+    algorithm = TwoStep(TWO, NSGA(TWO, population=5), 2, surrogates={"error": "loss"})
     batch, asked = algorithm.ask(algorithm.init(0))
     with pytest.raises(ValueError, match=r"step1 must measure every objective.*without \['loss'\]"):
         algorithm.tell(asked, evaluate(batch))
@@ -131,3 +133,8 @@ def test_promotion_goes_by_gain_then_rank_then_crowding():
     order = promotion_order(values, free, np.array([[0.4, 0.5]]), (1.0, 1.0), 2)
     assert set(order[:2]) == {1, 2} and 4 not in order and len(order) == 5
     assert promotion_order(values, np.array([0, 1, 2, 0, 0, 3]), None, (1.0, 1.0), 6) == [0, 3, 1, 2, 5]
+
+
+def test_the_first_measurements_are_few() -> None:
+    algorithm = TwoStep(TWO, NSGA(TWO, population=20), 7, first=3, surrogates=SURROGATES)
+    assert [len(batch.candidates) for batch, _, _ in run(algorithm, 6)] == [20, 3, 20, 7, 20, 7]

@@ -46,7 +46,8 @@ class TwoStepState:
 
 @dataclass(frozen=True)
 class TwoStep:
-    """A generation is `cheap_rounds` batches of `inner` at the lower step (one in the first), then `promote` at the upper.
+    """A generation is `cheap_rounds` batches of `inner` at the lower step (one in the first), then `promote` at the upper (at
+    most `first` while nothing is measured, since a few measurements already tell the scale of the predictions).
 
     `surrogates` names, for every measure that the lower step cannot give, the lower-step measure that rises with it
     (with its minimised value). Unmeasured candidates are told to `inner` with a value estimated from all pairs of the run so
@@ -64,6 +65,7 @@ class TwoStep:
     problem: Problem
     inner: AnyAlgorithm
     promote: int = 10
+    first: int = 4
     surrogates: Mapping[str, str] = field(default_factory=lambda: {"top1_error": "predicted_loss_increase"})
     calibration: str | Calibration = "isotonic"
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
@@ -78,7 +80,7 @@ class TwoStep:
     keep: float = 0.5
 
     def __post_init__(self) -> None:
-        check_sizes(promote=self.promote, cheap_rounds=self.cheap_rounds, memory=self.memory)
+        check_sizes(promote=self.promote, first=self.first, cheap_rounds=self.cheap_rounds, memory=self.memory)
         check_counts(seeds=self.seeds, neighbours=self.neighbours)
         check_shares(keep=self.keep)
 
@@ -135,7 +137,8 @@ class TwoStep:
     def _promoted(self, state: TwoStepState) -> list[Evaluation]:
         """Which waiting candidates to measure next: those expected to add most to what is measured."""
         eligible = _eligible(state)
-        return [eligible[i] for i in self._order(state, eligible, self.promote)[: self.promote]]
+        count = self.promote if state.measured else min(self.first, self.promote)
+        return [eligible[i] for i in self._order(state, eligible, count)[:count]]
 
     def _finished(self, state: TwoStepState) -> TwoStepState:
         told = self._told(state)
