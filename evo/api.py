@@ -253,6 +253,7 @@ def _tracker(run: RunDirectory, study: AnyStudy, note: Callable[[str], None]) ->
         run_id=tracked_run(run),
         load_model=model_of,
         explain=lambda: explanation_page(finished()),
+        draw=(lambda file: write_sheet(study, finished(), file)) if isinstance(study, TranslationStudy) else None,
         note=note,
     )
 

@@ -6,9 +6,11 @@ Only the driver process writes, so that a fresh SQLite file is migrated by one p
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evo.background import Background
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 DEFAULT_URI, EXPERIMENT = "sqlite:///mlflow.db", "evo"
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 METRICS_AT_ONCE = 1000  # a limit of MLflow
+PICTURE = "translations.png"
 FRONT_EVERY = 300.0  # seconds
 
 logger = logging.getLogger(__name__)
@@ -64,13 +67,14 @@ class MlflowTracker:
         run_id: str = "",
         load_model: ModelLoader | None = None,
         explain: Callable[[], str] | None = None,
+        draw: Callable[[Path], None] | None = None,
         note: Callable[[str], None] = lambda _: None,
         start_patience: float = 60.0,
         end_patience: float = 300.0,
     ) -> None:
         self.run_id = run_id
         self._uri, self._experiment, self._load_model, self._explain = uri, experiment, load_model, explain
-        self._note = note
+        self._note, self._draw = note, draw
         self._start_patience, self._end_patience = start_patience, end_patience
         self._background = Background(self._warn)
         self._info = SearchInfo("", "")
@@ -103,6 +107,7 @@ class MlflowTracker:
         self._record_front(progress, 0.0)
         if status == "finished":
             self._background.submit(self._write_explanation)
+            self._background.submit(self._write_picture)
             self._record_members(progress.useful)
             self._note(f"writing {len(progress.useful)} networks of the front to MLflow, a few seconds each")
         self._background.submit(lambda: self._client().set_terminated(self.run_id, STATUS[status]))
@@ -154,6 +159,12 @@ class MlflowTracker:
     def _write_explanation(self) -> None:
         if self._explain is not None:
             self._client().log_text(self.run_id, self._explain(), "explanation.html")
+
+    def _write_picture(self) -> None:
+        if self._draw is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                self._draw(Path(folder, PICTURE))
+                self._client().log_artifact(self.run_id, f"{folder}/{PICTURE}")
 
     def _find_members(self, front: tuple[FrontPoint, ...]) -> None:
         self._members = remaining_members(self._client(), self._experiment_id, self.run_id, front)

@@ -65,6 +65,17 @@ SMALL = (
     "space.weight_bits=[8, 32]",
     "space.factors=[]",
 )
+SMALL_PAIR = (
+    "execution.backend=local",
+    "tracking.tracker=none",
+    "budget={generations: 1}",
+    "algorithm.params.population=2",
+    "constraints=[]",
+    "model.kwargs={channels: 1, width: 2, blocks: 1}",
+    "gan.epochs=0.02",
+    "evaluation.step2.validation=4",
+    "evaluation.final.picks=[]",
+)
 
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:
@@ -83,6 +94,8 @@ def small_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     run_config = api.run_config
 
     def small(config: Config, *arguments: Any, **options: Any) -> Any:
+        if config.gan is not None:
+            return run_config(parse(config.to_yaml(), SMALL_PAIR), *arguments, **options)
         smaller = parse(config.to_yaml(), SMALL)
         held_out = smaller.data.model_copy(update={"validation": min(8, smaller.data.validation)})
         pretrain = smaller.model.pretrain and smaller.model.pretrain.model_copy(update={"batch": 4})
@@ -113,6 +126,7 @@ def test_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 def _workplace(page: str, folder: Path) -> None:
     """What the pages say the reader has: images in folders, weights of a torchvision network."""
+    (folder / "configs").symlink_to(ROOT / "configs")
     photos(folder / "photos", train=255 if page == "README.md" else 10)  # README holds 500 images out
     if page == "README.md":
         torch.manual_seed(0)

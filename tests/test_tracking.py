@@ -91,7 +91,13 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
     client = MlflowClient(uri)
     assert client.get_run(first.run_id).info.status == "KILLED"
 
-    second = MlflowTracker(uri, run_id=first.run_id, load_model=load_model, explain=lambda: "<p>why</p>")
+    second = MlflowTracker(
+        uri,
+        run_id=first.run_id,
+        load_model=load_model,
+        explain=lambda: "<p>why</p>",
+        draw=lambda file: file.write_bytes(b"a sheet of images") and None,
+    )
     second.on_start(info(population="8", generations="4"))
     second.on_round(progress(2))
     second.on_end(progress(3, (point(0), point(1))), "finished")
@@ -108,6 +114,7 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
         "front.html",
         "front.png",
         "explanation.html",
+        "translations.png",
     }
     assert run.info.artifact_uri.startswith((tmp_path / "mlruns").as_uri())
     table = pq.read_table(client.download_artifacts(run.info.run_id, "front.parquet", str(tmp_path)))

@@ -58,7 +58,9 @@ class Coevolution:
     (share `copied`), two children of crossover (`crossed`) or mutants, their parents drawn by roulette (Shu et al. 2019).
     `first_measure` stands for it in the first generation.
 
-    Without it, each population is survived by `selection` over the problem's objectives, parents are drawn by tournaments,
+    `independent` parts never meet: the rest of the network stays uncompressed, which is what co-evolution is compared with.
+
+    Without a fitness each population is survived by `selection` over the problem's objectives, parents are drawn by tournaments,
     crossed at `crossover_rate` and mutated, and the best partner is the member of the other part's front that is closest to the
     parent in these objectives. An individual keeps the partner with which it was measured.
     """
@@ -68,6 +70,7 @@ class Coevolution:
     parts: Mapping[str, str] = field(default_factory=dict)
     fitness_measure: str = ""
     first_measure: str = ""
+    independent: bool = False
     elites: int = 1
     copied: float = 0.2
     crossed: float = 0.7
@@ -98,7 +101,7 @@ class Coevolution:
         rng = stream(state.seed, "coevolution", state.asked)
         own = _of_role(state.population, part.name)
         others = [_of_role(state.population, other.name) for other in parts if other != part]
-        rest = None if state.asked < len(parts) or not all(others) else others
+        rest = None if self.independent or state.asked < len(parts) or not all(others) else others
         proposals = self._turn(parts, part, own, rest, state, rng)
         batch = _numbered(proposals, state.asked, state.asked // len(parts), part.name, self.step)
         digests = tuple(genome_digest(c.genome) for c in batch.candidates)

@@ -1,0 +1,212 @@
+"""Co-evolved generators against uniform widths, L1-norm pruning and independent evolution, at one size and equal fine-tuning.
+
+    python -m benchmarks.ccg --work DIR                                 # digits, three seeds
+    python -m benchmarks.ccg --work DIR --task maps --data DIR          # aerial photos and maps, one seed; hours on two cores
+
+Everything goes on where it was stopped when the command is run again with the same --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import RESULTS, write
+from evaluators.gan.networks import DIRECTIONS
+from evaluators.saliency import Site, l1
+from evo import api
+from evo.algorithms.parts import parts_of
+from evo.archive import feasible
+from evo.candidates import FINAL, STEP2, Evaluation
+from evo.config import Config, load
+from evo.inputs import Given
+from evo.randomness import derived_seed
+from evo.result import Result
+from evo.studies import open_study
+from evo.translation import TranslationStudy
+from search_spaces.cost_tables import CostTables
+from search_spaces.genes import MaskGene
+from search_spaces.genome import Genome
+
+CONFIGS = {"digits": "configs/ccg_digits.yaml", "maps": "configs/ccg_maps.yaml"}
+SEEDS = {"digits": (0, 1, 2), "maps": (0,)}
+COEVOLVED, INDEPENDENT, UNIFORM, L1 = "coevolved", "independent", "uniform", "l1"
+COMPARED = ("test_ssim", "test_l1", "test_discriminator_distance", "test_cycle_l1")
+LIMITS = tuple(f"{measure}_{direction}" for measure in ("params", "macs") for direction in DIRECTIONS)
+PATTERNS = {direction: f"*:{direction}.*" for direction in DIRECTIONS}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One seed of one task: its searches and results live in a folder."""
+
+    config: Config
+    work: Path
+
+    def study(self) -> TranslationStudy:
+        study = open_study(self.config, self.work / COEVOLVED, Given())
+        if not isinstance(study, TranslationStudy):
+            raise TypeError("the benchmark's configurations must have a section gan, but got none; restore them")
+        return study
+
+    def searched(self, name: str) -> Result:
+        """The search of this name, begun or continued."""
+        run = self.work / name
+        params = {**self.config.algorithm.params, "independent": name == INDEPENDENT}
+        algorithm = self.config.algorithm.model_copy(update={"params": params})
+        config = self.config.model_copy(update={"algorithm": algorithm, "name": f"ccg-{name}"})
+        return api.resume(run, config=config) if api.is_run(str(run)) else api.run_config(config, str(run))
+
+    def finished(self, study: TranslationStudy, name: str, genome: Genome) -> dict[str, float]:
+        """Measures after fine-tuning, kept in a file; the seed of the tuning is the same for every network."""
+        file = self.work / f"{name}.json"
+        if not file.is_file():
+            seed = derived_seed(self.config.seed, "fine-tuning")
+            measures = study.evaluator.evaluate(study.space.decode(genome), FINAL, seed)
+            before = study.evaluator.evaluate(study.space.decode(genome), STEP2, seed)
+            found = {**measures, **{f"before_{k}": before[k] for k in ("discriminator_distance", "cycle_l1")}}
+            file.write_text(json.dumps(found, indent=1))
+        measured: dict[str, float] = json.loads(file.read_text())
+        return measured
+
+
+def measured(bench: Bench) -> dict[str, dict[str, float]]:
+    """Test measures of the four networks and of the original."""
+    together, apart = bench.searched(COEVOLVED), bench.searched(INDEPENDENT)
+    study = bench.study()
+    genome = best_pair(together)
+    size = cost(study, genome)
+    genomes = {
+        COEVOLVED: genome,
+        INDEPENDENT: best_halves(apart),
+        UNIFORM: scaled(study, size, lambda _, units: list(range(units))),
+        L1: scaled(study, size, lambda gene, units: by_norm(study, gene)),
+    }
+    found = {name: bench.finished(study, name, genome) for name, genome in genomes.items()}
+    file = bench.work / "original.json"
+    if not file.is_file():
+        file.write_text(json.dumps(study.evaluator.baseline(FINAL), indent=1))
+    return {**found, "original": json.loads(file.read_text())}
+
+
+def cost(study: TranslationStudy, genome: Genome) -> float:
+    return float(CostTables(study.space).costs(np.array([genome]))["params"][0])
+
+
+def loss(evaluation: Evaluation, result: Result) -> float:
+    """The fidelity terms of the paper's joint objective, of a pair."""
+    weights = result.config.gan.fitness if result.config.gan else None
+    cycle = weights.cycle if weights else 0.0
+    return evaluation.measures["discriminator_distance"] + cycle * evaluation.measures["cycle_l2"]
+
+
+def best_pair(result: Result) -> Genome:
+    """Of all measured pairs within the limits the one of least loss."""
+    pairs = feasible(result.problem, result.evaluations, STEP2)
+    if not pairs:
+        raise ValueError("the search must find a pair within its limits, but got none; raise budget.generations")
+    return min(pairs, key=lambda e: loss(e, result)).candidate.genome
+
+
+def best_halves(result: Result) -> Genome:
+    """The fittest generator of each population, which never met."""
+    first, second = parts_of(result.problem.space, PATTERNS)
+    chosen = [fittest(result, part.name).candidate.genome for part in (first, second)]
+    return second.joined(second.of(chosen[1]), chosen[0])
+
+
+def fittest(result: Result, direction: str) -> Evaluation:
+    uppers = {c.measure: c.upper for c in result.problem.constraints if c.measure.endswith(direction)}
+    mine = [
+        e for e in result.evaluations if e.candidate.role == direction and e.candidate.step == STEP2 and e.completed
+    ]
+    within = [e for e in mine if all(e.measures[name] <= upper for name, upper in uppers.items())]
+    if not within:
+        raise ValueError(
+            f"the search must find a generator {direction} within its limits, but got none; raise the budget"
+        )
+    return max(within, key=lambda e: e.measures[f"paper_fitness_alone_{direction}"])
+
+
+def scaled(study: TranslationStudy, params: float, order: Callable[[MaskGene, int], Sequence[int]]) -> Genome:
+    """Every code keeps the same share of its channels, the first in `order`: the narrowest pair of at least `params`."""
+    most = max(group.size for group in study.space.network.groups)
+    for kept in range(1, most + 1):
+        genome = _keeping(study, kept / most, order)
+        if cost(study, genome) >= params:
+            return genome
+    return study.space.anchors()[0]
+
+
+def _keeping(study: TranslationStudy, share: float, order: Callable[[MaskGene, int], Sequence[int]]) -> Genome:
+    genome = np.array(study.space.anchors()[0])
+    first = {
+        gene.group: (at, gene)
+        for at, gene in reversed(list(enumerate(study.space.genes)))
+        if isinstance(gene, MaskGene)
+    }
+    for group, (at, gene) in first.items():
+        units = study.space.network.group(group).size
+        kept = list(order(gene, units))[: max(1, round(share * units))]
+        genome[at : at + units] = np.isin(np.arange(units), kept)
+    return study.space.repair(genome.tolist())
+
+
+def by_norm(study: TranslationStudy, gene: MaskGene) -> list[int]:
+    """Units of a code from the largest L1 norm of their filters, summed over the groups that share it."""
+    columns = study.space.network.columns
+    sites = [Site(study.trace, study.teacher, {}, columns[name]) for name in gene.groups]
+    scores = np.sum([l1(site).numpy() for site in sites], axis=0)
+    return [int(unit) for unit in np.argsort(-scores, kind="stable")]
+
+
+def figures_of(found: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
+    """Means over seeds, and differences of the co-evolved pair from the others: SSIM more is better, all else less."""
+    figures: dict[str, float] = {}
+    for name in (COEVOLVED, INDEPENDENT, UNIFORM, L1, "original"):
+        for measure in (*COMPARED, "params", "macs"):
+            figures[f"{name}_{measure}"] = mean(one[name][measure] for one in found)
+    for name in (INDEPENDENT, UNIFORM, L1):
+        for measure in COMPARED:
+            short = measure.removeprefix("test_")
+            differences = [one[COEVOLVED][measure] - one[name][measure] for one in found]
+            figures[f"{short}_minus_{name}"] = mean(differences)
+    for measure in ("params", "macs"):
+        figures[f"{measure}_share"] = mean(one[COEVOLVED][measure] / one["original"][measure] for one in found)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder of baselines, searches and results")
+    parser.add_argument("--task", choices=CONFIGS, default="digits")
+    parser.add_argument("--data", help="data.kwargs.root: MNIST as torchvision lays it out, or the folder of the maps")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
+    given = parser.parse_args()
+    seeds = given.seeds or SEEDS[given.task]
+    found = []
+    for seed in seeds:
+        work = given.work / f"{given.task}-{seed}"
+        changes = [*given.changes, f"seed={seed}", f"gan.baseline={work / 'baseline'}"]
+        changes += [f"data.kwargs.root={given.data}"] if given.data else []
+        found.append(measured(Bench(load(CONFIGS[given.task], changes), work)))
+        print(json.dumps(figures_of(found), indent=1), flush=True)
+    file = RESULTS / "ccg.json"
+    known: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    tasks = {**known.get("tasks", {}), given.task: {"seeds": list(seeds), "each": found}}
+    figures = {
+        f"{task}_{name}": value for task, one in tasks.items() for name, value in figures_of(one["each"]).items()
+    }
+    print(write("ccg", figures, seeds, {"tasks": tasks, "set": given.changes}))
+
+
+if __name__ == "__main__":
+    main()
