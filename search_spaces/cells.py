@@ -1,0 +1,205 @@
+"""Spaces of architectures whose networks repeat a searched cell: DARTS (Liu et al. 2019) and NAS-Bench-201 (Dong and Yang 2020).
+
+Every code within the cardinalities is legal: the two inputs of a node are one gene, an unordered pair, so they cannot coincide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from search_spaces.genome import Genome
+
+NONE, SKIP = "none", "skip_connect"
+DARTS_OPERATIONS = (
+    NONE,
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    SKIP,
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+NASBENCH201_OPERATIONS = (NONE, SKIP, "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+NODES = 4  # intermediate nodes of a DARTS cell; a NAS-Bench-201 cell has four nodes with its input
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An operation on the output of an earlier node; numbers count the inputs of the cell first."""
+
+    source: int
+    operation: str
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """For every kind of cell the edges that enter each node after the inputs. JSON form and digest as a compression plan has."""
+
+    cells: tuple[tuple[tuple[Edge, ...], ...], ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> CellPlan:
+        raw: list[list[list[dict[str, Any]]]] = json.loads(text)["cells"]
+        return cls(tuple(tuple(tuple(Edge(**edge) for edge in node) for node in cell) for cell in raw))
+
+    @property
+    def digest(self) -> str:
+        return hashlib.blake2b(self.to_json().encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class CellGene:
+    """A choice of node `node` of every or one kind of cell; alleles are operations, or pairs of inputs."""
+
+    name: str
+    alleles: tuple[Any, ...]
+    node: int
+    ordinal: bool = False
+
+    @property
+    def cardinality(self) -> int:
+        return len(self.alleles)
+
+
+@dataclass(frozen=True)
+class CellSpace:
+    """What both spaces have in common; implements `SearchSpace` but for `decode`, whose plan is a `CellPlan`."""
+
+    genes: tuple[CellGene, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(gene.name for gene in self.genes)
+
+    @cached_property
+    def cardinalities(self) -> tuple[int, ...]:
+        return tuple(gene.cardinality for gene in self.genes)
+
+    @cached_property
+    def ordinal(self) -> tuple[bool, ...]:
+        return tuple(gene.ordinal for gene in self.genes)
+
+    @cached_property
+    def digest(self) -> str:
+        text = json.dumps([type(self).__name__, *(asdict(gene) for gene in self.genes)], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """The genes of a node, of all kinds of cells together (Yang et al. 2020, CARS, and its code)."""
+        nodes = dict.fromkeys(gene.node for gene in self.genes)
+        return tuple(tuple(i for i, gene in enumerate(self.genes) if gene.node == node) for node in nodes)
+
+    def sample(self, rng: np.random.Generator) -> Genome:
+        return self.repair([int(code) for code in rng.integers(0, self.cardinalities)])
+
+    def validate(self, genome: Sequence[int]) -> None:
+        if len(genome) != len(self.genes):
+            raise ValueError(
+                f"a genome of this space must have {len(self.genes)} genes, but got {len(genome)}; was it made elsewhere?"
+            )
+        for code, gene in zip(genome, self.genes, strict=True):
+            if not 0 <= code < gene.cardinality:
+                raise ValueError(
+                    f"0 <= allele < {gene.cardinality} must hold for gene {gene.name}, but got allele={code}; correct the genome"
+                )
+
+    def repair(self, genome: Sequence[int]) -> Genome:
+        return tuple(min(max(0, int(c)), limit - 1) for c, limit in zip(genome, self.cardinalities, strict=True))
+
+
+@dataclass(frozen=True)
+class DartsSpace(CellSpace):
+    """Normal and reduction cell; node n takes two different ones of the n + 2 nodes before it (inputs of the cell included).
+
+    Three genes a node: the pair of inputs and the operation on each. An input whose operation is none has no effect: `repair`
+    then names the lowest one that is free.
+    """
+
+    def anchors(self) -> tuple[Genome, ...]:
+        """All separable convolutions, then all skip connections, on the two inputs of the cell."""
+        kinds = (DARTS_OPERATIONS.index("sep_conv_3x3"), DARTS_OPERATIONS.index(SKIP))
+        return tuple(tuple(0 if g.cardinality < len(DARTS_OPERATIONS) else kind for g in self.genes) for kind in kinds)
+
+    def repair(self, genome: Sequence[int]) -> Genome:
+        codes = list(super().repair(genome))
+        for at in range(0, len(codes), 3):
+            pairs = self.genes[at].alleles
+            edges = sorted(zip(pairs[codes[at]], codes[at + 1 : at + 3], strict=True))
+            (first, one), (second, two) = _canonical(edges)
+            codes[at : at + 3] = [pairs.index((first, second)), one, two]
+        return tuple(codes)
+
+    def decode(self, genome: Genome) -> CellPlan:
+        nodes = []
+        for at in range(0, len(genome), 3):
+            pair = self.genes[at].alleles[genome[at]]
+            nodes.append(
+                tuple(Edge(i, DARTS_OPERATIONS[o]) for i, o in zip(pair, genome[at + 1 : at + 3], strict=True))
+            )
+        return CellPlan((tuple(nodes[:NODES]), tuple(nodes[NODES:])))
+
+
+def _canonical(edges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Two edges (input, operation code) by input; an input without operation is the lowest that is free."""
+    used = [edge for edge in edges if edge[1]]
+    free = (i for i in range(3) if i not in {i for i, _ in used})
+    return sorted([*used, *((next(free), 0) for edge in edges if not edge[1])])
+
+
+def darts_space() -> DartsSpace:
+    genes: list[CellGene] = []
+    for cell in ("normal", "reduce"):
+        for node in range(NODES):
+            pairs = tuple(combinations(range(node + 2), 2))
+            genes.append(CellGene(f"{cell}:{node}:inputs", pairs, node))
+            genes += [CellGene(f"{cell}:{node}:operation{i}", DARTS_OPERATIONS, node) for i in (0, 1)]
+    return DartsSpace(tuple(genes))
+
+
+@dataclass(frozen=True)
+class NasBench201Space(CellSpace):
+    """One cell of four nodes, an operation on each of its six edges i -> j, i < j: 15,625 codes."""
+
+    def anchors(self) -> tuple[Genome, ...]:
+        """All 3 x 3 convolutions, then all skip connections."""
+        kinds = ("nor_conv_3x3", SKIP)
+        return tuple((NASBENCH201_OPERATIONS.index(kind),) * len(self.genes) for kind in kinds)
+
+    def decode(self, genome: Genome) -> CellPlan:
+        operations = iter(genome)
+        nodes = (tuple(Edge(i, NASBENCH201_OPERATIONS[next(operations)]) for i in range(j)) for j in range(1, NODES))
+        return CellPlan((tuple(nodes),))
+
+
+def nasbench201_space() -> NasBench201Space:
+    edges = [(i, j) for j in range(1, NODES) for i in range(j)]
+    return NasBench201Space(tuple(CellGene(f"{i}->{j}", NASBENCH201_OPERATIONS, j) for i, j in edges))
+
+
+def topology(plan: CellPlan) -> str:
+    """Equal for cells that compute the same whatever their weights: skip connections and zeros resolved, sums unordered (the
+    canonical string of Dong and Yang 2020, of its last node)."""
+    (cell,) = plan.cells
+    texts = ["0"]
+    for node in cell:
+        texts.append("+".join(sorted(_term(texts[edge.source], edge.operation) for edge in node)))
+    return texts[-1]
+
+
+def _term(source: str, operation: str) -> str:
+    if operation == NONE or source == "#":
+        return "#"
+    return source if operation == SKIP else f"({source})@{operation}"
