@@ -202,14 +202,12 @@ def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Lis
     )
     budget = Budget(**config.budget.model_dump())
     try:
-        algorithm = algorithm_of(study)
+        algorithm, everyone = algorithm_of(study), (*observers, *keeping)
+        scored = scorers_of(study)
         if config.execution.asynchronous and isinstance(algorithm, Steady):
-            run_steady(study.problem, algorithm, backend, run, config.seed, budget, (*observers, *keeping))
+            run_steady(study.problem, algorithm, backend, run, config.seed, budget, everyone, scored)
         else:
-            everyone = (*observers, *keeping)
-            run_search(
-                study.problem, algorithm, backend, scorers_of(study), run, config.seed, budget, everyone, trainer
-            )
+            run_search(study.problem, algorithm, backend, scored, run, config.seed, budget, everyone, trainer)
         result = load(run.uri)
         measure_finals(run, result, backend, config.evaluation.final.picks, listeners.note)
         if config.evaluation.final.picks and not result.final_baseline:

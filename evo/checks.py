@@ -160,7 +160,12 @@ def _check_asynchronous(config: Config, made: Any) -> None:
     if config.execution.asynchronous and not issubclass(getattr(made, "func", made), Steady):
         raise ValueError(
             "execution.asynchronous needs an algorithm that gives one candidate at a time, but got "
-            f"algorithm.name={config.algorithm.name!r}; set it to nsga2, nsga3 or random"
+            f"algorithm.name={config.algorithm.name!r}; set it to two_step, nsga2, nsga3 or random"
+        )
+    if config.execution.asynchronous and config.evaluation.rungs:
+        raise ValueError(
+            "rungs compare candidates of one generation, but got evaluation.rungs with execution.asynchronous=true; "
+            "remove the rungs, or set asynchronous to false"
         )
 
 

@@ -265,7 +265,7 @@ class Execution(Section):
     )
     deadline_s: float | None = Field(None, gt=0, description="seconds after which a step-2 evaluation counts as failed")
     asynchronous: bool = Field(
-        False, description="no generations: a free worker gets a new candidate at once (nsga2, random)"
+        False, description="no generations: a free worker gets a new candidate at once (two_step, nsga2, nsga3, random)"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,9 @@ def run_search(
     manifest = run.latest()
     state = stored_state(run, manifest, algorithm.init(seed))
     archive = run.committed(manifest)
-    memory = Memory(problem.space, (*archive, *legal(problem.space, run.journal(manifest))))
+    memory = Memory(problem.space, archive)
+    for evaluation in legal(problem.space, run.journal(manifest)):
+        memory.add(evaluation)
     # A row is a dozen objects without cycles, kept to the end: looking through them at Python's pace is a third of the work.
     collections = gc.get_threshold()
     gc.set_threshold(max(RARELY, collections[0]), *collections[1:])
@@ -71,6 +74,7 @@ def run_search(
             evaluations = work.evaluate(batch)
             state = algorithm.tell(asked, evaluations)
             manifest = run.commit(manifest, evaluations, encode(state), clock.seconds)
+            memory.committed()
             archive += evaluations
             standing = standing_of(manifest.rounds, archive, evaluations, clock, budget, scorers)
             audience.on_round(standing)
@@ -115,18 +119,31 @@ def standing_of(
 
 
 class Memory:
-    """Answers candidates whose work has been done: the same repaired genome at the same step and weights version."""
+    """Answers candidates whose work has been done: the same repaired genome at the same step and weights version.
 
-    def __init__(self, space: SearchSpace, evaluations: Iterable[Evaluation] = ()) -> None:
+    `committed` rows were told, and their keys will not be asked for again. It grows with every row, hence by no more than
+    an entry of a dictionary each.
+    """
+
+    def __init__(self, space: SearchSpace, committed: Iterable[Evaluation] = ()) -> None:
         self._space = space
         self._by_key: dict[str, Evaluation] = {}
-        self._by_work: dict[tuple[Genome, str, int], Evaluation] = {}
-        for evaluation in evaluations:
-            self.add(evaluation)
+        self._by_work: dict[tuple[str, int], dict[Genome, Evaluation]] = {}
+        for evaluation in committed:
+            self._add_work(evaluation)
 
     def add(self, evaluation: Evaluation) -> None:
         self._by_key.setdefault(evaluation.candidate.key, evaluation)
-        self._by_work.setdefault(self.work(evaluation.candidate, evaluation.weights_version), evaluation)
+        self._add_work(evaluation)
+
+    def committed(self) -> None:
+        """All that was added belongs to a commit now."""
+        self._by_key.clear()
+
+    def _add_work(self, evaluation: Evaluation) -> None:
+        genome, step, version = self.work(evaluation.candidate, evaluation.weights_version)
+        own = evaluation.candidate.genome
+        self._by_work.setdefault((step, version), {}).setdefault(own if own == genome else genome, evaluation)
 
     def work(self, candidate: Candidate, weights_version: int = 0) -> tuple[Genome, str, int]:
         return self._space.repair(candidate.genome), candidate.step, weights_version
@@ -135,7 +152,8 @@ class Memory:
         known = self._by_key.get(candidate.key)
         if known is not None and known.candidate == candidate:
             return known
-        copied = self._by_work.get(self.work(candidate, weights_version))
+        genome, step, version = self.work(candidate, weights_version)
+        copied = self._by_work.get((step, version), {}).get(genome)
         return copied and replace(copied, candidate=candidate, seconds=0.0, worker=MEMORY)
 
 
@@ -205,7 +223,7 @@ class Round:
         for step, scorer in self.scorers.items():
             here = [c for c in candidates if c.step == step]
             if here:
-                yield _scored(scorer, here, np.array([self.space.repair(c.genome) for c in here]))
+                yield scored(scorer, here, np.array([self.space.repair(c.genome) for c in here]))
 
     def _measure(self, candidates: list[Candidate]) -> Iterator[tuple[Evaluation, ...]]:
         pending = {c.key: c for c in candidates if c.step not in self.scorers}
@@ -227,15 +245,17 @@ def evaluation_of(candidate: Candidate, outcome: Outcome, version: int = 0) -> E
     return Evaluation(
         candidate,
         outcome.status,
-        outcome.measures,
+        {
+            sys.intern(name): value for name, value in outcome.measures.items()
+        },  # what came from afar has names of its own
         outcome.reason,
         version,
         seconds=outcome.seconds,
-        worker=outcome.worker,
+        worker=sys.intern(outcome.worker),
     )
 
 
-def _scored(scorer: Scorer, candidates: list[Candidate], genomes: np.ndarray) -> tuple[Evaluation, ...]:
+def scored(scorer: Scorer, candidates: list[Candidate], genomes: np.ndarray) -> tuple[Evaluation, ...]:
     began = time.perf_counter()
     measures = scorer.score(genomes)
     seconds = (time.perf_counter() - began) / len(candidates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -62,6 +63,7 @@ def from_table(table: pa.Table) -> tuple[Evaluation, ...]:
     """The inverse of `to_table`, exact to the bit of every float; `round` is left out."""
     column = {name: table[name].combine_chunks() for name in table.column_names}
     plain = {name: column[name].to_pylist() for name in _PLAIN}
+    plain |= {name: list(map(sys.intern, plain[name])) for name in _FEW}  # one string for all rows that hold it
     candidates = map(
         Candidate,
         plain["id"],
@@ -73,7 +75,7 @@ def from_table(table: pa.Table) -> tuple[Evaluation, ...]:
         _tuples(column["opponents"], column["opponents"].values.to_pylist()),
     )
     measures = column["measures"]
-    items = list(zip(measures.keys.to_pylist(), measures.items.to_numpy().tolist(), strict=True))
+    items = list(zip(map(sys.intern, measures.keys.to_pylist()), measures.items.to_numpy().tolist(), strict=True))
     return tuple(
         map(
             Evaluation,
@@ -99,6 +101,7 @@ def from_parquet(data: bytes) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
 
 
+_FEW = ("step", "role", "reason", "worker")
 _PLAIN = ("id", "generation", "step", "role", "status", "reason", "weights_version", "seconds", "worker")
 
 

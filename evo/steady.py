@@ -8,20 +8,25 @@ evaluations that it had, none lost and none counted twice: the journal keeps the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from evo.algorithm import AnyAlgorithm
-from evo.budget import Budget
-from evo.candidates import FINAL, Candidate, Evaluation, Request, StreamingBackend
+from evo.budget import Budget, counted
+from evo.candidates import Candidate, Evaluation, Request, Scorer, StreamingBackend
 from evo.checkpoint import decode, encode
 from evo.legality import legal
-from evo.loop import Clock, Memory, evaluation_of, request_for, standing_of
+from evo.loop import Clock, Memory, evaluation_of, request_for, scored, standing_of
 from evo.manifest import Manifest
 from evo.observers import Audience, SearchObserver
 from evo.problem import Problem
 from evo.storage import RunDirectory
+
+MOST_SCORINGS = 20  # one after the other, until something is worth measuring
 
 
 @runtime_checkable
@@ -29,7 +34,8 @@ class Steady(Protocol):
     """An algorithm that may be asked again before it was told, and told one evaluation at a time."""
 
     def steady(self) -> tuple[AnyAlgorithm, int]:
-        """The same algorithm, giving one candidate at a time once it has begun; and how many make a generation."""
+        """The same algorithm, giving one candidate at a time once it has begun; and how many make a generation. What it asks
+        for at a step that the driver scores may come in batches, and is told before it is asked again."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,14 @@ def run_steady(
     seed: int,
     budget: Budget = Budget(),  # noqa: B008 - frozen
     observers: Sequence[SearchObserver] = (),
+    scorers: Mapping[str, Scorer] = MappingProxyType({}),
 ) -> tuple[Evaluation, ...]:
     """Begin or continue the run in `run`; commits after every generation's worth of evaluations, which is also what a
-    generation of the budget means. Returns all evaluations in order of completion.
+    generation of the budget means. Steps in `scorers` are scored here, all others by the backend. Returns all evaluations
+    in order of completion.
     """
     steady, population = algorithm.steady()
-    search = _Search(problem, steady, run, seed, budget, population, Audience(observers))
+    search = _Search(problem, steady, run, seed, budget, population, Audience(observers), scorers)
     status = "failed"
     search.open()
     try:
@@ -78,10 +86,15 @@ class _Search:
     budget: Budget
     population: int
     audience: Audience
+    scorers: Mapping[str, Scorer]
     archive: tuple[Evaluation, ...] = ()
     told: list[Evaluation] = field(default_factory=list)
     _state: Any = None
     _manifest: Manifest = Manifest()  # noqa: RUF009 - frozen
+    _measured: int = 0  # evaluations at steps that cost a worker's time; of them not committed: _fresh
+    _fresh: int = 0
+    _asked: int = 0  # since the commit
+    _started: bool = False
     _outstanding: dict[str, Candidate] = field(default_factory=dict)
     _waiting: deque[Candidate] = field(default_factory=deque)
 
@@ -93,23 +106,26 @@ class _Search:
         self._state = state.inner
         self._outstanding = {c.key: c for c in state.outstanding}
         self.archive = self.run.committed(self._manifest)
+        self._measured = counted(self.archive, self.scorers)
         self._memory = Memory(self.problem.space, self.archive)
         self._clock = Clock(self._manifest.seconds)
-        self._replay(legal(self.problem.space, self.run.journal(self._manifest)))
+        self._replay(self.run.moments(self._manifest))
+        self._started = True
         self.audience.on_start(self._standing())
 
-    def _replay(self, journal: Sequence[Evaluation]) -> None:
-        """Tell what finished after the commit, in its order; asking as often as had been asked by then."""
-        told = {e.candidate.key for e in self.archive}
-        for evaluation in (e for e in journal if e.candidate.step != FINAL):
-            key, asks = evaluation.candidate.key, 0
-            if key in told:  # also in the file of a round whose commit was cut short
-                continue
-            told.add(key)
-            while key not in self._outstanding and asks <= len(journal) and self._ask():
-                asks += 1
-            if self._outstanding.pop(key, None) is not None:
-                self._tell(evaluation)
+    def _replay(self, journal: Sequence[tuple[int, Evaluation]]) -> None:
+        """Ask and tell again in the order in which it was done after the commit."""
+        space = self.problem.space
+        for asked, evaluation in journal:
+            while self._asked < asked and self._ask():
+                pass
+            known = self._outstanding.pop(evaluation.candidate.key, None)
+            if known is not None and legal(space, (evaluation,)):
+                self._tell((evaluation,))
+            elif known is not None:
+                self._outstanding[known.key] = known
+            else:  # a file before it is missing, and what was asked then is not known any more
+                self._memory.add(evaluation)
         self._waiting = deque(self._outstanding.values())
 
     def more(self, count: int) -> Sequence[Request]:
@@ -126,11 +142,10 @@ class _Search:
         return self._outstanding[key]
 
     def finish(self, evaluation: Evaluation) -> None:
-        self.run.append((evaluation,), self._manifest.rounds + 1, len(self.told))
+        self.run.append((evaluation,), self._manifest.rounds + 1, (len(self.told), self._asked))
         del self._outstanding[evaluation.candidate.key]
-        self._tell(evaluation)
-        self.audience.on_evaluation(evaluation)
-        if len(self.told) >= self.population:
+        self._tell((evaluation,))
+        if self._fresh >= self.population:
             self.commit()
 
     def commit(self) -> None:
@@ -139,29 +154,43 @@ class _Search:
         state = encode(SteadyState(self._state, tuple(self._outstanding.values())))
         self._manifest = self.run.commit(self._manifest, tuple(self.told), state, self._clock.seconds)
         self.archive, self.told = (*self.archive, *self.told), []
+        self._fresh = self._asked = 0
+        self._memory.committed()
         self.audience.on_round(self._standing())
 
     def end(self, status: str) -> None:
         self.audience.on_end(self._standing(), status)
 
     def _next(self) -> Candidate | None:
-        if not self._waiting and self._affordable():
-            self._ask()
+        for _ in range(MOST_SCORINGS):
+            if self._waiting or not self._affordable() or not self._ask():
+                break
         return self._waiting.popleft() if self._waiting else None
 
     def _ask(self) -> bool:
         batch, self._state = self.algorithm.ask(self._state)
-        self._outstanding |= {c.key: c for c in batch.candidates}
-        self._waiting.extend(batch.candidates)
+        self._asked += 1
+        for step, scorer in self.scorers.items():
+            here = [c for c in batch.candidates if c.step == step]
+            if here:
+                self._tell(scored(scorer, here, np.array([self.problem.space.repair(c.genome) for c in here])))
+        work = [c for c in batch.candidates if c.step not in self.scorers]
+        self._outstanding |= {c.key: c for c in work}
+        self._waiting.extend(work)
         return bool(batch.candidates)
 
-    def _tell(self, evaluation: Evaluation) -> None:
-        self._state = self.algorithm.tell(self._state, (evaluation,))
-        self._memory.add(evaluation)
-        self.told.append(evaluation)
+    def _tell(self, evaluations: Sequence[Evaluation]) -> None:
+        self._state = self.algorithm.tell(self._state, evaluations)
+        for evaluation in evaluations:
+            self._memory.add(evaluation)
+            if self._started:
+                self.audience.on_evaluation(evaluation)
+        self.told += evaluations
+        measured = counted(evaluations, self.scorers)
+        self._measured, self._fresh = self._measured + measured, self._fresh + measured
 
     def _affordable(self) -> bool:
-        asked = len(self.archive) + len(self.told) + len(self._outstanding)
+        asked = self._measured + len(self._outstanding)
         generations, evaluations, minutes = self.budget.generations, self.budget.evaluations, self.budget.minutes
         if minutes is not None and self._clock.seconds >= 60 * minutes:
             return False
@@ -171,5 +200,6 @@ class _Search:
     def _standing(self) -> Any:
         rows = (*self.archive, *self.told)
         budget = replace(self.budget, generations=None) if self.budget.evaluations else self.budget
-        standing = standing_of(self._manifest.rounds, rows, rows[-self.population :], self._clock, budget, {})
-        return replace(standing, generation=len(rows) // self.population - 1)
+        latest = rows[-self.population :]
+        standing = standing_of(self._manifest.rounds, rows, latest, self._clock, budget, self.scorers)
+        return replace(standing, generation=self._measured // self.population - 1)

@@ -32,6 +32,7 @@ from evo.rows import EVALUATIONS, from_parquet, from_table, to_parquet, to_table
 KEPT_STATES = 3
 RETRY_PAUSES = (0.2, 1.0, 3.0, 10.0, 30.0, 60.0, 90.0, 120.0)  # about five minutes in all
 _MAY_EXIST = re.compile(r"config\.yaml$|\.|.*\.log$")
+_ORDERED = re.compile(r"evaluations/pending-(\d+)-\d{9}-(\d{9})-")
 _NUMBERED = re.compile(r"(?:evaluations/)?(state|manifest|pending)-(\d+)[-.]")
 
 
@@ -118,11 +119,13 @@ class RunDirectory:
         self.folder.write(name, data)
         return StoredFile.of(name, data)
 
-    def append(self, evaluations: Sequence[Evaluation], round_number: int, number: int | None = None) -> None:
-        """Journal evaluations that finished together in a round under way. Where their order matters they have a number,
-        by which `journal` sorts."""
+    def append(
+        self, evaluations: Sequence[Evaluation], round_number: int, moment: tuple[int, int] | None = None
+    ) -> None:
+        """Journal evaluations that finished together in a round under way. Where their order matters, `moment` says how many
+        were told before and how often had been asked by then; `moments` gives it back."""
         if evaluations:
-            order = "" if number is None else f"-{number:09d}"
+            order = "" if moment is None else f"-{moment[0]:09d}-{moment[1]:09d}"
             self._write_rows(f"pending-{round_number:06d}{order}", evaluations, round_number)
 
     def record(self, name: str, evaluations: Sequence[Evaluation]) -> None:
@@ -215,6 +218,16 @@ class RunDirectory:
         known = {f.name for f in manifest.files}
         names = [n for n in self.folder.names("evaluations") if n.endswith(".parquet") and n not in known]
         return _joined([table for table in map(self._whole, names) if table is not None])
+
+    def moments(self, manifest: Manifest) -> tuple[tuple[int, Evaluation], ...]:
+        """What was journaled with its moment after a commit, in order: how often had been asked by then, and the evaluation."""
+        found = []
+        for name in self.folder.names("evaluations"):
+            match = _ORDERED.match(name)
+            table = self._whole(name) if match and int(match[1]) == manifest.rounds + 1 else None
+            if match and table is not None:
+                found += [(int(match[2]), e) for e in from_table(table)]
+        return tuple(found)
 
     def evaluations(self) -> tuple[Evaluation, ...]:
         """Everything that was ever evaluated in this run, once per key: the commit first, then the journal."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from test_search_loop import Killed, kill_at
 from toy import PROBLEM, ToyEvaluator, begin
@@ -13,10 +16,13 @@ from cluster.local import LocalBackend
 from cluster.worker import answer
 from evo.algorithms.nsga import NSGA2
 from evo.algorithms.random_search import RandomSearch
+from evo.algorithms.two_step import TwoStep
+from evo.archive import objective_values, pareto_front
 from evo.budget import Budget
-from evo.candidates import Evaluation, Outcome, Request
+from evo.candidates import STEP1, STEP2, Evaluation, Outcome, Request
 from evo.checks import check
 from evo.config import validate
+from evo.pareto import hypervolume
 from evo.steady import run_steady
 from evo.storage import RunDirectory
 
@@ -25,12 +31,36 @@ def keys(evaluations: Sequence[Evaluation]) -> list[str]:
     return [e.candidate.key for e in evaluations]
 
 
+class Guess:
+    """The size, and a number that rises with the error."""
+
+    def score(self, genomes: np.ndarray) -> dict[str, np.ndarray]:
+        return {"guess": -genomes.sum(axis=1) / 7.0, "size": genomes.sum(axis=1) + 12.0}
+
+
+SCORERS = {STEP1: Guess()}
+REFERENCE = (3.0, 30.0)
+
+
+def plain() -> Any:
+    return NSGA2(PROBLEM, population=6)
+
+
+def two_step() -> Any:
+    problem = replace(PROBLEM, reference=REFERENCE)
+    return TwoStep(problem, NSGA2(problem, population=8), promote=6, surrogates={"error": "guess"}, cheap_rounds=2)
+
+
+BOTH = pytest.mark.parametrize("made", [plain, two_step])
+
+
 def steady(
-    run: RunDirectory, evaluations: int, backend: object = None, algorithm: object = None
+    run: RunDirectory, evaluations: int, backend: object = None, made: Callable[[], Any] = plain
 ) -> tuple[Evaluation, ...]:
-    algorithm = algorithm or NSGA2(PROBLEM, population=6)
-    backend = backend or LocalBackend(ToyEvaluator)
-    return run_steady(PROBLEM, algorithm, backend, run, 7, Budget(evaluations=evaluations))  # type: ignore[arg-type]
+    """Measured evaluations, in order of completion."""
+    backend, budget = backend or LocalBackend(ToyEvaluator), Budget(evaluations=evaluations)
+    archive = run_steady(PROBLEM, made(), backend, run, 7, budget, scorers=SCORERS)  # type: ignore[arg-type]
+    return tuple(e for e in archive if e.candidate.step == STEP2)
 
 
 class Crowd:
@@ -48,29 +78,50 @@ class Crowd:
     def close(self) -> None: ...
 
 
-def test_every_evaluation_is_told_at_once_and_counted_once(tmp_path: Path) -> None:
+@BOTH
+def test_every_evaluation_is_told_at_once_and_counted_once(tmp_path: Path, made: Callable[[], Any]) -> None:
     crowd = Crowd()
-    archive = steady(begin(tmp_path), 40, crowd)
+    archive = steady(begin(tmp_path), 40, crowd, made)
     assert len(archive) == len(set(keys(archive))) == 40
     assert sorted(crowd.started) == sorted(set(crowd.started)), "nothing is evaluated twice"
     assert RunDirectory.open(str(tmp_path)).latest().rounds == 7, "a commit per 6 evaluations, and one at the end"
-    late = [e for e in archive if e.candidate.generation > 20]
-    assert late and all(e.candidate.parents for e in late if e.candidate.parents)
 
 
+def test_only_what_was_scored_is_measured_and_measurements_bring_new_candidates(tmp_path: Path) -> None:
+    measured = steady(begin(tmp_path), 40, Crowd(), two_step)
+    run = RunDirectory.open(str(tmp_path))
+    scored = [e for e in run.evaluations() if e.candidate.step == STEP1]
+    assert {e.candidate.id for e in measured} < {e.candidate.id for e in scored}
+    assert len({e.candidate.genome for e in measured}) == 40, "a genome is measured once"
+    assert {e.candidate.generation for e in measured} >= {0, 1, 2, 3, 4}
+
+
+def test_measuring_what_is_expected_to_add_most_finds_more_than_the_inner_algorithm_alone(tmp_path: Path) -> None:
+    def found(made: Callable[[], Any], seed: int) -> float:
+        run, budget = begin(tmp_path / f"{made.__name__}{seed}"), Budget(evaluations=42)
+        archive = run_steady(PROBLEM, made(), Crowd(), run, seed, budget, scorers=SCORERS)
+        return hypervolume(objective_values(PROBLEM, pareto_front(PROBLEM, archive, STEP2)), np.array(REFERENCE))
+
+    gains = [found(two_step, seed) - found(plain, seed) for seed in range(3)]
+    assert sum(gains) > 1.0, gains
+
+
+@BOTH
 @pytest.mark.parametrize("workers", [3])
-def test_killed_at_every_change_it_loses_nothing_and_counts_nothing_twice(tmp_path: Path, workers: int) -> None:
+def test_killed_at_every_change_it_loses_nothing_and_counts_nothing_twice(
+    tmp_path: Path, workers: int, made: Callable[[], Any]
+) -> None:
     for moment in range(10_000):
         folder, done = tmp_path / str(moment), False
         with pytest.MonkeyPatch.context() as patch:
             kill_at(patch, moment)
             try:
-                steady(begin(folder), 14, Crowd(workers))
+                steady(begin(folder), 14, Crowd(workers), made)
                 done = True
             except Killed:
                 pass
-        had = {e.candidate.key: e for e in begin(folder).evaluations()}
-        archive = steady(begin(folder), 14, Crowd(workers))
+        had = {e.candidate.key: e for e in begin(folder).evaluations() if e.candidate.step == STEP2}
+        archive = steady(begin(folder), 14, Crowd(workers), made)
         assert len(archive) == len(set(keys(archive))) == 14, moment
         found = {e.candidate.key: e for e in archive}
         assert all(found[key] == evaluation for key, evaluation in had.items()), moment
@@ -79,10 +130,13 @@ def test_killed_at_every_change_it_loses_nothing_and_counts_nothing_twice(tmp_pa
     assert moment > 20
 
 
-def test_with_one_worker_it_is_the_same_search_however_often_it_is_interrupted(tmp_path: Path) -> None:
-    whole = steady(begin(tmp_path / "whole"), 30)
+@BOTH
+def test_with_one_worker_it_is_the_same_search_however_often_it_is_interrupted(
+    tmp_path: Path, made: Callable[[], Any]
+) -> None:
+    whole = steady(begin(tmp_path / "whole"), 30, made=made)
     for limit in (4, 11, 12, 29, 30):
-        parts = steady(begin(tmp_path / "parts"), limit)
+        parts = steady(begin(tmp_path / "parts"), limit, made=made)
     assert [e.candidate for e in parts] == [e.candidate for e in whole]
 
 
@@ -94,8 +148,11 @@ def test_a_generation_of_the_budget_is_as_many_evaluations_as_the_population(tmp
 
 def test_an_algorithm_of_rounds_is_refused() -> None:
     values = {"model": {"factory": "resnet20"}, "data": {"factory": "digits"}, "execution": {"asynchronous": True}}
-    with pytest.raises(
-        ValueError, match=r"one candidate at a time, but got algorithm.name='two_step'; set it to nsga2"
-    ):
-        check(validate(values), ["top1_error", "macs", "size_bytes"])
-    check(validate({**values, "algorithm": {"name": "nsga2"}}), ["top1_error", "macs", "size_bytes"])
+    rounds = {**values, "algorithm": {"name": "ga"}}
+    with pytest.raises(ValueError, match=r"one candidate at a time, but got algorithm.name='ga'; set it to two_step"):
+        check(validate(rounds), ["top1_error", "macs", "size_bytes"])
+    rungs = {**values, "evaluation": {"rungs": [{}]}}
+    with pytest.raises(ValueError, match=r"rungs compare candidates of one generation, but got evaluation.rungs with"):
+        check(validate(rungs), ["top1_error", "macs", "size_bytes"])
+    for name in ("two_step", "nsga2"):
+        check(validate({**values, "algorithm": {"name": name}}), ["top1_error", "macs", "size_bytes"])

@@ -87,6 +87,10 @@ class TwoStep:
     def init(self, seed: int) -> TwoStepState:
         return TwoStepState(seed, self.inner.init(seed))
 
+    def steady(self) -> tuple[SteadyTwoStep, int]:
+        """As a steady-state algorithm: one measurement at a time, new candidates after every `promote` of them."""
+        return SteadyTwoStep(self), self.promote
+
     def ask(self, state: TwoStepState) -> tuple[Batch, TwoStepState]:
         if state.promoting:
             chosen = state.racing if state.rung else self._promoted(state)
@@ -228,3 +232,57 @@ def _with(known: Collection[Genome], evaluations: Iterable[Evaluation]) -> list[
 
 def _without_constraints(problem: Problem, measures: Iterable[str]) -> Problem:
     return replace(problem, constraints=tuple(c for c in problem.constraints if c.measure not in measures))
+
+
+@dataclass(frozen=True)
+class SteadyTwoStepState:
+    """`asked` are the lower-step evaluations of candidates whose measurement is under way; `since` counts the measurements
+    since the inner algorithm was last told."""
+
+    rounds: TwoStepState
+    asked: tuple[Evaluation, ...] = ()
+    since: int = 0
+
+
+@dataclass(frozen=True)
+class SteadyTwoStep:
+    """Two-step fitness without a barrier: asked for one candidate, it gives the one expected to add most to what is measured
+    and under way. A batch of the lower step comes first, after every `promote` measurements, and when nothing is left."""
+
+    two_step: TwoStep
+
+    def init(self, seed: int) -> SteadyTwoStepState:
+        return SteadyTwoStepState(self.two_step.init(seed))
+
+    def ask(self, state: SteadyTwoStepState) -> tuple[Batch, SteadyTwoStepState]:
+        if state.rounds.promoting:
+            chosen = self._chosen(state)
+            if chosen is not None:
+                promoted = replace(chosen.candidate, step=self.two_step.upper)
+                return Batch((promoted,)), replace(state, asked=(*state.asked, chosen))
+            state = self._begun_again(state)
+        batch, rounds = self.two_step.ask(state.rounds)
+        return batch, replace(state, rounds=rounds)
+
+    def tell(self, state: SteadyTwoStepState, evaluations: Sequence[Evaluation]) -> SteadyTwoStepState:
+        scored = [e for e in evaluations if e.candidate.step == self.two_step.lower]
+        measured = sorted(
+            (e for e in evaluations if e.candidate.step != self.two_step.lower), key=lambda e: e.candidate.key
+        )
+        if scored:
+            state = replace(state, rounds=self.two_step.tell(state.rounds, scored))
+        rounds = replace(state.rounds, measured=state.rounds.measured + with_lower(measured, state.asked))
+        back = {e.candidate.id for e in measured}
+        asked = tuple(e for e in state.asked if e.candidate.id not in back)
+        state = SteadyTwoStepState(rounds, asked, state.since + len(measured))
+        return self._begun_again(state) if rounds.promoting and state.since >= self.two_step.promote else state
+
+    def _begun_again(self, state: SteadyTwoStepState) -> SteadyTwoStepState:
+        return replace(state, rounds=self.two_step._finished(state.rounds), since=0)
+
+    def _chosen(self, state: SteadyTwoStepState) -> Evaluation | None:
+        """The first in order that is not under way; what is counts as taken before it."""
+        under_way = {e.candidate.genome for e in state.asked}
+        pool = [*state.asked, *(e for e in _eligible(state.rounds) if e.candidate.genome not in under_way)]
+        order = self.two_step._order(state.rounds, pool, len(state.asked) + 1) if len(pool) > len(state.asked) else []
+        return next((pool[i] for i in order if i >= len(state.asked)), None)
