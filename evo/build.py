@@ -163,7 +163,8 @@ def check_outputs(teacher: nn.Module, example: Tensor, splits: Splits) -> None:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < classes:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"the model must give (N, classes) logits for {classes} classes, but got {shape}; check model.kwargs"
+            f"the model must give (N, classes) logits for {classes} classes, but got {shape}; say so in model.kwargs, "
+            f"for example --set model.kwargs.num_classes={classes}"
         )
 
 

@@ -39,7 +39,7 @@ def init(
         raise ValueError(
             f"evo init must not overwrite a file, but got {str(out)!r}, which exists; name another or add --force"
         )
-    from evo.init_config import first_config, folder_data, named_data, parse_kwargs
+    from evo.init_config import class_argument, first_config, folder_data, named_data, parse_kwargs
     from evo.registry import DATASETS, MODELS, check_name
 
     factory = model or _ask("--model", "Model: a name of `evo list models` or package.module:callable")
@@ -55,7 +55,8 @@ def init(
     if root is None and source not in ("digits",) and ":" not in source:
         root = _ask("--root", "Folder of the data")
     found = folder_data(root or ".", size) if source == "image_folder" else named_data(source, root)
-    section = {"factory": factory, "kwargs": parse_kwargs(kwarg or []), "weights": weights}
+    counted = class_argument(factory, root or ".") if source == "image_folder" else {}
+    section = {"factory": factory, "kwargs": {**counted, **parse_kwargs(kwarg or [])}, "weights": weights}
     if train:
         section["pretrain"] = {"epochs": train}
     text = first_config(out.stem, section, found, objective or DEFAULT_OBJECTIVES, str(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from evo.config import Config, parse
+from evo.registry import MODELS, resolve
 
 HEAD = """\
 # Written by `evo init`. Next:
@@ -21,6 +23,8 @@ HEAD = """\
 IMAGES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 HELD_OUT = 0.2  # share of a folder's training images for the search's fitness
 MOST_HELD_OUT = 2000
+CLASS_ARGUMENTS = ("num_classes", "classes", "n_classes", "num_labels")
+LIBRARIES = ("torchvision.", "timm.")  # whose factories pass num_classes on
 KNOWN_VALIDATION = {"digits": 400}
 LEFT_OUT = {"pretrain", "inner", "split_seed", "train_limit", "test_limit"}  # shown only where they are set
 COMMENT_AT = 44
@@ -54,6 +58,19 @@ def folder_data(root: str, size: int) -> dict[str, Any]:
         )
     held_out = max(1, min(MOST_HELD_OUT, round(HELD_OUT * count)))
     return {"factory": "image_folder", "kwargs": {"root": root, "size": size}, "validation": held_out}
+
+
+def class_argument(factory: str, root: str) -> dict[str, int]:
+    """The network's argument for the number of classes with that of an image folder; empty where it has none of a usual name."""
+    try:
+        arguments = inspect.signature(resolve(MODELS, factory)).parameters
+    except ValueError:  # the doctor says what is wrong with it
+        return {}
+    open_ended = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
+    usual = CLASS_ARGUMENTS[:1] if open_ended and factory.startswith(LIBRARIES) else ()
+    named = [name for name in CLASS_ARGUMENTS if name in arguments] or usual
+    classes = sum(path.is_dir() for path in (Path(root).expanduser() / "train").iterdir())
+    return {name: classes for name in named[:1]}
 
 
 def named_data(factory: str, root: str | None) -> dict[str, Any]:

@@ -61,19 +61,19 @@ class Progress:
         return self.seconds * (1 - self.done) / self.done if self.done > 0 else math.nan
 
     def metrics(self) -> dict[str, float]:
-        """Every number that is known, by name; a slash begins a section of its own in charts."""
+        """Every number that is known, by name."""
         within = f"_at_{self.budget}" if self.budget else ""
         values = {
             "hypervolume": self.hypervolume,
             "front_size": len(self.front),
             "tau": self.tau,
-            "tau/low": self.tau_low,
-            "tau/high": self.tau_high,
-            "work/evaluations": self.evaluations,
-            "work/scored": self.scored,
-            "work/failed": self.failed,
-            "work/seconds": self.seconds,
-            "work/worker_use": self.worker_use,
+            "tau_low": self.tau_low,
+            "tau_high": self.tau_high,
+            "evaluations": self.evaluations,
+            "scored": self.scored,
+            "failed": self.failed,
+            "seconds": self.seconds,
+            "worker_use": self.worker_use,
             **{f"best_{name}{within}": value for name, value in self.best_under_budget.items()},
         }
         return {name: float(value) for name, value in values.items() if not math.isnan(value)}

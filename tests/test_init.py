@@ -49,11 +49,12 @@ def test_what_init_writes_is_accepted_and_says_the_defaults(tmp_path: Path, caps
 
 def test_a_folder_of_images_and_a_torchvision_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, file = photos(tmp_path / "photos"), tmp_path / "mine.yaml"
-    options = ("--model", "torchvision.models:squeezenet1_1", "--kwarg", "num_classes=2", "--train", "1")
+    options = ("--model", "torchvision.models:squeezenet1_1", "--train", "1")
     answer = evo(capsys, "init", file, *options, "--data", "image_folder", "--root", root, "--size", "32")
     assert answer.code == 0
     config = load(file)
     assert config.data.validation == 4 and config.data.kwargs == {"root": str(root), "size": 32}
+    assert config.model.kwargs == {"num_classes": 2}  # as many as the folder has
     report = json.loads(evo(capsys, "doctor", file, "--json").out)
     assert len(report["layers"]) == 26 and report["groups"]
 

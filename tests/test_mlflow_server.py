@@ -182,7 +182,7 @@ def test_the_pages_of_a_search(server: str, browser: Any, tmp_path: Path) -> Non
 
     curves = pages.open(f"runs/{run_id}/model-metrics")
     for name in ("best_top1_error_at_half_macs", "hypervolume"):
-        curves.get_by_text(name, exact=True).first.wait_for()
+        curves.get_by_text(name, exact=True).first.scroll_into_view_if_needed()
     pages.shoot("curves")
 
     front = pages.artifact(run_id, "front.html")

@@ -108,7 +108,7 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
     assert run.data.params == {"population": "8", "generations": "2"} | BASELINE
     assert run.data.tags["resumed.generations"] == "4"
     assert history(client, run.info.run_id, "hypervolume") == {g: 0.5 + g for g in range(4)}
-    assert "work/worker_use" not in run.data.metrics  # it was never known
+    assert "worker_use" not in run.data.metrics  # it was never known
     assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {
         "front.parquet",
         "front.html",
@@ -219,4 +219,4 @@ def test_what_was_not_written_while_mlflow_was_away_is_written_at_the_end(tmp_pa
     folder.mkdir()
     tracker.on_end(progress(2), "finished")
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    assert history(client, tracker.run_id, "work/evaluations") == {0: 0.0, 1: 10.0, 2: 20.0}
+    assert history(client, tracker.run_id, "evaluations") == {0: 0.0, 1: 10.0, 2: 20.0}
