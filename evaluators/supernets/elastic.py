@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluators.channels import Trace
@@ -20,6 +19,7 @@ from evaluators.layers import layer_of
 from evaluators.quantise import quantise_layer
 from evaluators.saliency import Ranking
 from evaluators.slicing import restate
+from evaluators.supernets.distilling import accumulate
 from evaluators.supernets.layout import Layout, layout_of
 from evaluators.supernets.norms import put_switches, switch_name, switches
 from evaluators.supernets.optimiser import ActiveSGD, Box, StepRule
@@ -87,19 +87,7 @@ class ElasticSupernet:
 
     def train_step(self, plans: Sequence[CompressionPlan], images: Tensor, labels: Tensor, rate: float) -> float:
         self._optimiser.zero_grad()
-        losses, answers = [], None
-        for plan in plans:
-            logits = self.view(plan).train()(images)
-            loss = F.cross_entropy(logits, labels if answers is None else answers)
-            loss.backward()
-            losses.append(loss.item())
-            if self._in_place and answers is None:
-                answers = logits.detach().softmax(1)
-        mean = sum(losses) / len(losses)
-        if not mean < float("inf"):
-            raise FloatingPointError(
-                f"the loss of the supernet must stay finite, but got {losses}; lower its lr={rate:g}"
-            )
+        mean = accumulate(self.view, plans, images, labels, self._in_place)
         self._optimiser.step(self.active(plans), rate)
         return mean
 

@@ -13,6 +13,7 @@ from evaluators.supernets.protocol import Supernet
 from evaluators.supernets.schedule import Schedule
 from evaluators.supernets.weights import Kept, WeightStore
 from search_spaces.genome import Genome
+from search_spaces.plan import CompressionPlan
 from search_spaces.space import CompressionSpace
 
 PAUSE_S = 60.0  # of training that a crash may lose
@@ -22,7 +23,7 @@ PAUSE_S = 60.0  # of training that a crash may lose
 class SupernetTrainer:
     """Batches, subnets and learning rates are functions of the seed and the step, so a state is weights, momentum and step."""
 
-    supernet: Supernet
+    supernet: Supernet[CompressionPlan]
     space: CompressionSpace
     splits: Splits
     schedule: Schedule

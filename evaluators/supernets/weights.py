@@ -70,7 +70,7 @@ def _name(version: int, finished: bool) -> str:
 class SharedWeights:
     """One supernet of an evaluator, filled with the version that is asked for."""
 
-    def __init__(self, supernet: Supernet, store: WeightStore) -> None:
+    def __init__(self, supernet: Supernet[CompressionPlan], store: WeightStore) -> None:
         self._supernet, self.store, self._version = supernet, store, 0
 
     def extract(self, plan: CompressionPlan, version: int) -> nn.Module:
