@@ -9,6 +9,7 @@ without regard to the inputs of a layer, both stand side by side.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from evaluators.load import load_weights
 from evaluators.models.cifar_resnet import resnet20
 from evaluators.saliency import rank
 from evaluators.statistics import collect
-from evo.registry import CRITERIA, resolve
+from evo.registry import CRITERIA, MASK_CRITERIA, resolve
 from search_spaces.codebooks import CHANNEL, TENSOR
 from search_spaces.costs import costs
 from search_spaces.genes import FactorOption
@@ -67,9 +68,22 @@ def plans(network: Network) -> dict[str, CompressionPlan]:
     for method in ("svd", "tucker2", "spatial", "cp"):
         for metric in ("weights", "inputs"):
             found[f"{method}_0.7_{metric}"] = _factors(network, method, metric)
-    found["mask_2:4"] = CompressionPlan(sparse=tuple(Sparse(layer, 2, 4) for layer in _inner(network)))
-    found["mask_half"] = CompressionPlan(sparse=tuple(Sparse(layer, 1, 2, False) for layer in _inner(network)))
+    for how in ("nearest", "gptq"):
+        found[f"svd_0.7_3bit_{how}"] = _rounded_factors(network, how)
+    for name, pattern in (("2:4", (2, 4, True)), ("half", (1, 2, False)), ("quarter", (1, 4, False))):
+        for criterion in MASK_CRITERIA:
+            found[f"mask_{name}_{criterion}"] = _masks(network, *pattern, criterion, False)
+            found[f"mask_{name}_{criterion}_compensated"] = _masks(network, *pattern, criterion, True)
     return found
+
+
+def _masks(network: Network, kept: int, of: int, structured: bool, criterion: str, compensate: bool) -> CompressionPlan:
+    masks = (Sparse(layer, kept, of, structured, criterion, compensate) for layer in _inner(network))
+    return CompressionPlan(sparse=tuple(masks))
+
+
+def _rounded_factors(network: Network, rounding: str) -> CompressionPlan:
+    return replace(_factors(network, "svd", "inputs"), bits=_bits(network, 3, rounding=rounding).bits)
 
 
 def _inner(network: Network) -> list[str]:

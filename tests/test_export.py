@@ -145,6 +145,13 @@ def test_the_packed_weights_are_as_large_as_stated(tmp_path: Path, plan: str) ->
     assert (tmp_path / "out" / "graph.pt2").stat().st_size < 400_000
 
 
+def test_an_export_of_another_size_than_stated_is_refused(tmp_path: Path) -> None:
+    facts = {"measures": {"size_bytes": stated("mixed")["size_bytes"] * 0.95}}
+    with pytest.raises(ValueError, match=r"the packed weights must take \d+ bytes, but got \d+"):
+        export(tuned("mixed"), named("digits_cnn").example, tmp_path / "out", "pytorch", facts, PLANS["mixed"])
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("format", "name"), [("pytorch", "out"), ("torch-export", "model.pt2"), ("onnx", "model.onnx")]
 )

@@ -65,6 +65,12 @@ def test_weights_lie_in_the_codebook_and_errors_fall_with_bits(kind: str, codebo
         size = group if group > 0 else weight[0].numel()
         rows = [weight] if group == codebooks.TENSOR else [w for row in weight.flatten(1) for w in row.split(size)]
         assert all(len(each.unique()) <= 2**bits for each in rows)
+        quantiser = WeightQuantiser(layer.weight, stored)
+        step, offset = quantiser.grid(layer.weight[0].numel())
+        values = (
+            quantiser.levels().values[quantiser.codes(weight).long()].flatten(1)
+        )  # what a loader makes of the codes
+        torch.testing.assert_close((values * step + offset).view_as(weight), weight, rtol=1e-5, atol=1e-6)
         errors.append(float((weight - layer.weight.detach()).norm()))
     assert errors == sorted(errors, reverse=True)
     assert errors[0] < 0.75 * float(layer.weight.detach().norm())
@@ -311,6 +317,10 @@ def test_the_stored_payload_is_as_large_as_stated(plan: CompressionPlan) -> None
     network = named("digits_cnn").network
     payload = sum(t.numel() * t.element_size() for t in packed_state(built(plan)).values())
     assert payload == costs(network, of_plan(network, plan))["size_bytes"][0]
+
+
+def test_the_plans_hold_every_codebook() -> None:
+    assert {bits.codebook for plan in (MIXED, FORMS, MASKED) for bits in plan.bits} == set(CODEBOOKS)
 
 
 @pytest.mark.parametrize("plan", [MIXED, FORMS, MASKED])

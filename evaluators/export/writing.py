@@ -21,6 +21,7 @@ from evaluators.quantise import activation_quantisers, bake
 from search_spaces.plan import CompressionPlan
 
 CARD = "card.json"
+SIZE_TOLERANCE, HEADER = 1.02, 128  # of `size_bytes`; bytes
 FORMATS: dict[str, Writer] = {"pytorch": write_packed, "torch-export": write_program, "onnx": write_onnx}
 FORMATS_BY_ENDING = {".pt2": "torch-export", ".onnx": "onnx"}
 DEFAULT_NAMES = {"pytorch": "", "torch-export": "model.pt2", "onnx": "model.onnx"}
@@ -57,6 +58,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=place, prefix="partial-") as made:  # a refused export leaves nothing behind
         written = _loaded_again(subject, Path(made), format, name or DEFAULT_NAMES[format])
         notes = _compared(subject, written)
+        _require_size(facts, notes)
         card = {
             "format": format,
             **facts,
@@ -79,6 +81,13 @@ def _subject(module: nn.Module, example: Tensor, calibration: Sequence[Tensor]) 
     images = example.cpu().repeat(2, *[1] * (example.dim() - 1))
     given = tuple(batch.cpu() for batch in calibration)
     return Subject(tuned, bake(copy.deepcopy(tuned)), images, given or (images,))
+
+
+def _require_size(facts: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+    """Packed weights must be as large as the search said they would be; what a header takes is for small networks only."""
+    stated, written = facts.get("measures", {}).get("size_bytes"), notes.get("weights_file_bytes")
+    if stated is not None and written is not None and not stated <= written <= SIZE_TOLERANCE * stated + HEADER:
+        raise ValueError(f"the packed weights must take {stated:.0f} bytes, but got {written}; report this plan")
 
 
 def _inputs(subject: Subject) -> dict[str, Any]:
