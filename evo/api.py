@@ -48,6 +48,7 @@ from evo.resuming import require_same_search
 from evo.steady import Steady, run_steady
 from evo.storage import RunDirectory
 from evo.studies import AnyStudy, algorithm_of, backend_of, kept, loadable, open_study, scorers_of, training_of
+from evo.summary import trust
 from evo.timing import latency_of_file
 from evo.translation import TranslationStudy
 from evo.workers import reach, workers_at
@@ -250,7 +251,7 @@ def _tracker(run: RunDirectory, study: AnyStudy, note: Callable[[str], None]) ->
         experiment=section.experiment,
         run_id=tracked_run(run),
         load_model=model_of,
-        explain=lambda: explanation_page(finished()),
+        texts=lambda: {"explanation.html": explanation_page(finished()), "trust.txt": trust(finished())},
         draw=(lambda file: write_sheet(study, finished(), file)) if isinstance(study, TranslationStudy) else None,
         note=note,
     )

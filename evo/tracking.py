@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,8 +56,8 @@ class MlflowTracker:
 
     `run_id` is the run to continue, or empty; after `on_start` it is the run that is written (empty while MLflow does
     not answer), so store it with the search. Calls return at once, except that `on_start` waits at most
-    `start_patience` seconds for the run, and `on_end` until nothing was written for `end_patience` seconds. `note`
-    takes sentences for people.
+    `start_patience` seconds for the run, and `on_end` until nothing was written for `end_patience` seconds. `texts` gives
+    the files that a finished search leaves, `note` takes sentences for people.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class MlflowTracker:
         experiment: str = EXPERIMENT,
         run_id: str = "",
         load_model: ModelLoader | None = None,
-        explain: Callable[[], str] | None = None,
+        texts: Callable[[], Mapping[str, str]] = dict,
         draw: Callable[[Path], None] | None = None,
         note: Callable[[str], None] = lambda _: None,
         start_patience: float = 60.0,
         end_patience: float = 300.0,
     ) -> None:
         self.run_id = run_id
-        self._uri, self._experiment, self._load_model, self._explain = uri, experiment, load_model, explain
+        self._uri, self._experiment, self._load_model, self._texts = uri, experiment, load_model, texts
         self._note, self._draw = note, draw
         self._start_patience, self._end_patience = start_patience, end_patience
         self._background = Background(self._warn)
@@ -106,7 +106,7 @@ class MlflowTracker:
         self._record(progress)
         self._record_front(progress, 0.0)
         if status == "finished":
-            self._background.submit(self._write_explanation)
+            self._background.submit(self._write_texts)
             self._background.submit(self._write_picture)
             self._record_members(progress.useful)
             self._note(f"writing {len(progress.useful)} networks of the front to MLflow, a few seconds each")
@@ -156,9 +156,9 @@ class MlflowTracker:
         write_metrics(self._client(), self.run_id, waiting)
         del self._metrics[: len(waiting)]
 
-    def _write_explanation(self) -> None:
-        if self._explain is not None:
-            self._client().log_text(self.run_id, self._explain(), "explanation.html")
+    def _write_texts(self) -> None:
+        for name, text in self._texts().items():
+            self._client().log_text(self.run_id, text, name)
 
     def _write_picture(self) -> None:
         if self._draw is not None:

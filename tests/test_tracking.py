@@ -95,7 +95,7 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
         uri,
         run_id=first.run_id,
         load_model=load_model,
-        explain=lambda: "<p>why</p>",
+        texts=lambda: {"explanation.html": "<p>why</p>"},
         draw=lambda file: file.write_bytes(b"a sheet of images") and None,
     )
     second.on_start(info(population="8", generations="4"))
