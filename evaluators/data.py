@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -86,6 +86,14 @@ class Splits:
                 mean, std = torch.tensor(self.form.mean, device=device), torch.tensor(self.form.std, device=device)
                 images = (images - mean.view(shape)) / std.view(shape)
         return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images.contiguous()
+
+    def preprocessing(self) -> dict[str, Any]:
+        """How the bytes of an image become the values that `prepare` gives the network."""
+        if self.train.images.dtype != torch.uint8:
+            return {"values": "as the data set gives them"}
+        channels = self.train.images.shape[1]
+        mean, std = self.form.mean or (0.0,) * channels, self.form.std or (1.0,) * channels
+        return {"values": "(byte / 255 - mean) / std", "mean": list(mean), "std": list(std)}
 
     def batches(self, split: Images, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, as it is."""

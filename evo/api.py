@@ -56,6 +56,7 @@ from evo.writing import write_outputs
 
 __all__ = ["Choice", "Given", "Listeners", "Result", "export_point", "load", "resume", "run_config", "search"]
 
+UNTRAINED = 0.5  # top-1 error of the uncompressed network above which people are told
 EXPORT_IMAGES, EXPORT_BATCH = 128, 16  # training images for ranges that only an export needs
 
 
@@ -126,10 +127,19 @@ def run_config(
     listeners.note(f"loading {config.model.factory} and {config.data.factory}")
     with _examined(given):
         study = open_study(config, None, given)
+    _note_untrained(study.baseline.get("top1_error", 0.0), listeners.note)
     with Lease(Folder.at(run_dir), run_dir, listeners.note) as lease:
         info = _info(study, config, study.baseline)
         run = RunDirectory.create(run_dir, config.to_yaml(), info, lease.require)
         return _run(run, study, address, listeners, given)
+
+
+def _note_untrained(error: float, note: Callable[[str], None]) -> None:
+    if error > UNTRAINED:
+        note(
+            f"the uncompressed network is wrong on {error:.0%} of the held-out images, which no search makes up for; "
+            "was it trained long enough (model.pretrain.epochs), are these its weights and its data?"
+        )
 
 
 def _examined(given: Given) -> AbstractContextManager[None]:
@@ -305,7 +315,11 @@ def export_point(
         study.example,
         out,
         kind,
-        {**facts, "accuracy": accuracy_by_split(study.evaluator, step, measures)},
+        {
+            **facts,
+            "preprocessing": study.splits.preprocessing(),
+            "accuracy": accuracy_by_split(study.evaluator, step, measures),
+        },
         point.plan,
         list(study.splits.calibration_batches(EXPORT_IMAGES, EXPORT_BATCH, torch.device("cpu"))),
         partial(latency_of_file, result.config, study.teacher, study.example, kind),

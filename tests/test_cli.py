@@ -21,6 +21,7 @@ from evo.cli import app
 from evo.storage import RunDirectory
 from search_spaces.plan import CompressionPlan
 
+PREPROCESSING = {"values": "(byte / 255 - mean) / std", "mean": [0.3], "std": [0.37]}
 COMMANDS = [str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback]
 
 
@@ -190,6 +191,7 @@ def test_export(
             assert split["top1"] == pytest.approx(stated[name], abs=0.03)  # sums of branches are rounded in the file
     else:
         assert "file" not in card
+    assert card["preprocessing"] == PREPROCESSING
     assert card["input"] == [1, 8, 8] and card["plan"] == point["plan"] and card["candidate_id"] in answer.err
 
 

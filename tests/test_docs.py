@@ -98,7 +98,7 @@ def small_searches(monkeypatch: pytest.MonkeyPatch) -> None:
             return run_config(parse(config.to_yaml(), SMALL_PAIR), *arguments, **options)
         smaller = parse(config.to_yaml(), SMALL)
         held_out = smaller.data.model_copy(update={"validation": min(8, smaller.data.validation)})
-        pretrain = smaller.model.pretrain and smaller.model.pretrain.model_copy(update={"batch": 4})
+        pretrain = smaller.model.pretrain and smaller.model.pretrain.model_copy(update={"batch": 4, "epochs": 2})
         model = smaller.model.model_copy(update={"pretrain": pretrain})
         return run_config(smaller.model_copy(update={"data": held_out, "model": model}), *arguments, **options)
 
