@@ -53,7 +53,15 @@ class Boundary:
         return tuple(found[at] for at in self.order)
 
     def logits(self, answer: Any) -> Any:
-        return answer if self.output is None else answer[self.output]
+        """Raises ValueError where the answer has no such output."""
+        if self.output is None:
+            return answer
+        several = (
+            list(answer) if isinstance(answer, dict) else range(len(answer)) if isinstance(answer, tuple | list) else ()
+        )
+        if self.output not in several:
+            raise ValueError(f"model.output must be one of {list(several)}, but got {self.output!r}; correct it")
+        return answer[self.output]
 
     def position(self, answer: Any) -> int:
         """Which of all tensors of an answer, in their order, the logits are."""

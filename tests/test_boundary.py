@@ -81,6 +81,10 @@ def test_what_does_not_fit_is_told() -> None:
         bound(network(), parts, None)
     with pytest.raises(ValueError, match="the inputs of all samples must have one form"):
         joined([(torch.zeros(2), torch.zeros(3)), (torch.zeros(2), torch.zeros(4))])
+    with pytest.raises(ValueError, match=r"model.output must be one of \['features', 'logits'\], but got 'logit'"):
+        bound(network(), (), "logit")(torch.zeros(1, 1, 8, 8), torch.zeros(1, 8), torch.zeros(1, 1).long())
+    with pytest.raises(ValueError, match=r"model.output must be one of \[\], but got 0"):
+        bound(nn.Flatten(), (), 0)(torch.zeros(1, 8))
     pair = from_factory((Items(test=False, named=False), Items(test=True, named=False)))
     assert [part.shape for part in pair.inputs] == [(1, 8, 8), (8,), (1,)] and pair.train.images.shape == (200, 73)
 
