@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -79,6 +78,7 @@ class CompressionEvaluator:
     shared: SharedWeights | None = None
     version: int = 0
     _known: dict[str, InputMoments] = field(default_factory=dict, repr=False, compare=False)
+    _answered: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
         options = self.steps[step]
@@ -141,11 +141,8 @@ class CompressionEvaluator:
 
     def _tune(self, module: nn.Module, plan: CompressionPlan, budget: Budget, seed: int) -> None:
         places = matches(self.trace, self.ranking, plan) if budget.features or budget.attention else ()
-        tune(module, self.teacher, self.splits, budget, seed, self.device, self.progress, places, self._answers)
-
-    @cached_property
-    def _answers(self) -> TeacherAnswers:
-        return TeacherAnswers(self.teacher, self.splits, self.device)
+        answers = TeacherAnswers(self.teacher, self.splits, self.device, self._answered)
+        tune(module, self.teacher, self.splits, budget, seed, self.device, self.progress, places, answers)
 
     def _built(self, plan: CompressionPlan) -> nn.Module:
         if not self.version:

@@ -13,6 +13,7 @@ from torch import nn
 
 from evaluators import schedules
 from evaluators.compose import compose
+from evaluators.compression import CompressionEvaluator, StepOptions
 from evaluators.data import Splits, limited, split
 from evaluators.datasets import digits
 from evaluators.distillation import (
@@ -158,6 +159,20 @@ def test_the_teacher_answers_every_way_once_and_always_alike() -> None:
     assert {batch.way for batch in batches} == {0, 1}
     torch.testing.assert_close(found[0], net.model(batches[0].images).detach())
     assert torch.equal(late.logits(batches[-1]), found[-1]), "whatever was asked before"
+
+
+def test_an_evaluator_asks_once_for_all_plans_and_compares_where_it_is_told() -> None:
+    net, data = trained(), splits()
+    teacher, asked = copy.deepcopy(net.model), []
+    short = Budget(epochs=0.5, batch=32, lr=0.02, ways=1)
+    evaluator = CompressionEvaluator(teacher, net.trace, net.ranking, data, {"s": StepOptions(64, 60, short)}, CPU)
+    teacher.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
+    first = evaluator.evaluate(halved(), "s", 1)
+    assert asked.count(len(data.train)) == 1
+    assert replace(evaluator, progress=print).evaluate(halved(), "s", 1) == first
+    assert asked.count(len(data.train)) == 1, "known already"
+    compared = replace(evaluator, steps={"s": StepOptions(64, 60, replace(short, attention=1.0))})
+    assert compared.evaluate(halved(), "s", 1)["cross_entropy"] != first["cross_entropy"]
 
 
 def test_ways_repeat_over_epochs_and_seeds() -> None:
