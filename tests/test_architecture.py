@@ -49,7 +49,13 @@ ADAPTERS = {
     "mlflow": {"evo/mlflow_runs.py"},
     "plotly": {"evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py", "evo/pages.py", "evo/report.py"},
     "matplotlib": {"evo/image_sheet.py", "evo/figures.py", "evo/explain_figures.py", "evo/compare_figures.py"},
-    "pydantic": {"evo/config.py", "evo/config_faults.py", "evo/space_file.py", "evo/init_config.py"},
+    "pydantic": {
+        "evo/config.py",
+        "evo/config_faults.py",
+        "evo/config_steps.py",
+        "evo/space_file.py",
+        "evo/init_config.py",
+    },
     "yaml": {"evo/config.py", "evo/config_text.py", "evo/doctor_display.py", "evo/init_config.py"},
     "rich": {
         "evo/front.py",
