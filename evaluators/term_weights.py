@@ -57,22 +57,21 @@ def fit_weights(terms: Array, z: Array, kinds: Sequence[str]) -> TermWeights:
         [SCALE_DEVIATION, POWER_DEVIATION] + [KIND_DEVIATION] * len(names) + [TERM_DEVIATION] * len(kinds)
     )
     prior = np.array([SCALE, POWER] + [0.0] * (len(deviations) - 2))
-    target, noise = _logarithms(z)
+    target = np.log(np.maximum(z, 0.0) + LEAST)
     theta, precision = prior, np.diag(deviations**-2.0)
     for _ in range(STEPS):
         predicted, jacobian = _linear(member, theta, terms)
-        rows = jacobian / noise[:, None] ** 2
+        rows = jacobian / _noise(target, predicted)[:, None] ** 2
         precision = np.diag(deviations**-2.0) + jacobian.T @ rows
         gradient = rows.T @ (target - predicted) - (theta - prior) / deviations**2
         theta = theta + np.linalg.solve(precision, gradient)
     return TermWeights(member, theta, precision)
 
 
-def _logarithms(z: Array) -> tuple[Array, Array]:
-    """log(z + LEAST) and the standard deviation of its noise, each (K,)."""
-    positive = np.maximum(z, 0.0) + LEAST
-    broken = BROKEN_NOISE * np.maximum(0.0, np.log(positive / BROKEN))
-    return np.log(positive), np.sqrt(NOISE**2 + (MEASURED_NOISE / positive) ** 2 + broken**2)
+def _noise(target: Array, predicted: Array) -> Array:
+    """Standard deviation (K,) of measured logarithms. A broken network only counts for less if it is predicted to be one."""
+    broken = BROKEN_NOISE * np.maximum(0.0, np.minimum(target, predicted) - np.log(BROKEN))
+    return np.sqrt(NOISE**2 + (MEASURED_NOISE / np.exp(target)) ** 2 + broken**2)
 
 
 def _log_weights(member: Array, theta: Array) -> Array:

@@ -237,3 +237,12 @@ def test_local_search_is_a_function_of_its_place_and_can_be_switched_off() -> No
 def scored(candidate) -> Evaluation:
     given = measure(candidate).measures
     return Evaluation(candidate, Status.COMPLETED, {"surrogate": given["error"], "cost": given["cost"]})
+
+
+def test_a_network_that_breaks_against_the_prediction_is_learned_from() -> None:
+    """Two measured genomes were thought to be equally good; one of them is broken, and its like must not be tried again."""
+    terms = np.array([[6.0, 0.0], [0.0, 6.0]])
+    before, _ = fit_weights(terms[:0], np.zeros(0), ["a", "b"]).predict(terms)
+    after, _ = fit_weights(terms, np.array([0.1, 1.2]), ["a", "b"]).predict(terms)
+    assert before[0] == before[1] and np.exp(before[0]) < 0.25
+    assert after[1] - after[0] > 0.8 and np.exp(after[1]) > 0.3
