@@ -15,12 +15,19 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(name: str, figures: Mapping[str, float], seeds: Sequence[int], more: Mapping[str, Any] | None = None) -> Path:
-    """benchmarks/results/NAME.json: command, date, commit, machine, seeds, figures and further tables."""
+def write(
+    name: str,
+    figures: Mapping[str, float],
+    seeds: Sequence[int],
+    more: Mapping[str, Any] | None = None,
+    module: str = "",
+) -> Path:
+    """benchmarks/results/NAME.json: command, date, commit, machine, seeds, figures and further tables. `module` where the
+    command is not called like the file."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
     content = {
-        "command": "python -m benchmarks." + name,
+        "command": "python -m benchmarks." + (module or name),
         "arguments": [a for a in sys.argv[1:] if not a.startswith("/")],
         "date": date.today().isoformat(),
         "commit": _commit(),

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from small_run import evo, settings, write_config
 
 from benchmarks import resnet20_points
-from benchmarks.resnet20_points import Kept, Recipe, figures, low_bits, nominees, plan_of, point
+from benchmarks.resnet20_points import Kept, Recipe, figures, low_bits, nominees, plan_of, point, require_nominees
 from evaluators.models.small import digits_cnn
 from evo.build import build_study
 from evo.inputs import Given
@@ -45,8 +45,10 @@ def test_the_best_network_within_the_limit_is_tuned_once(
     assert row["test_top1"] * 40 == pytest.approx(round(row["test_top1"] * 40)), "a share of the 40 test images"
     monkeypatch.setattr(resnet20_points, "tuned", None)
     assert point(study, result, 0.9, recipe, trial, 2, kept) == row
-    with pytest.raises(ValueError, match=r"must have measured a network within macs<=0.001x, but got none"):
-        point(study, result, 0.001, recipe, trial, 2, kept)
+    with pytest.raises(
+        ValueError, match=r"must have measured a network within macs<=0.001x and 8-bit weights, but got none"
+    ):
+        require_nominees(result, network, (0.9, 0.001))
 
 
 def test_a_float_layer_disqualifies(tmp_path: Path) -> None:
