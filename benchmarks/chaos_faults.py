@@ -170,8 +170,7 @@ class Scene:
 
 
 def _worker_killed(scene: Scene) -> None:
-    pid = _some_worker(scene)
-    os.kill(pid, signal.SIGKILL)
+    os.kill(_some_worker(scene), signal.SIGKILL)
 
 
 def _out_of_memory(scene: Scene) -> None:
@@ -262,6 +261,10 @@ KINDS: Mapping[str, Kind] = {
 DRIVERLESS = ("driver_killed", "head_lost")
 
 
+class TooLateError(Exception):
+    """The search was over before it could be disturbed."""
+
+
 def driver_gone(fault: Fault) -> bool:
     return fault.kind in DRIVERLESS
 
@@ -275,8 +278,8 @@ def _some_worker(scene: Scene) -> int:
         found.extend([] if pid is None else [pid])
         return bool(found)
 
-    if not scene.wait(one, 60.0):
-        raise RuntimeError("a worker must be at work, but got none within a minute; is the search over?")
+    if not scene.wait(one, 300.0):
+        raise TooLateError
     return found[0]
 
 

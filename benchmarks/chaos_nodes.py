@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,8 +20,16 @@ ATTEMPTS, PATIENCE_S = 8, 300.0  # a busy machine is too slow for Ray's own pati
 
 
 class Nodes:
+    """`with Nodes() as nodes:` is a cluster with a token of its own; `shapes` are Ray's arguments of each node but the head."""
+
+    def __init__(self, shapes: Sequence[Mapping[str, Any]] = ({"num_cpus": 1},) * NODES) -> None:
+        self._shapes = shapes
+        self._before: dict[str, str] = {}
+
     def __enter__(self) -> Nodes:
         logging.disable(logging.WARNING)
+        self._before = dict(os.environ)
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))  # Ray reads them when imported
         from ray._private import services
 
         services.get_node = _patient(services.get_node)
@@ -28,15 +37,21 @@ class Nodes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        import ray
+
+        ray.shutdown()  # where this process was a driver too
         self.kill()
+        os.environ.clear()
+        os.environ.update(self._before)
+        logging.disable(logging.NOTSET)
 
     def start(self) -> None:
         """A new cluster with all nodes."""
         from ray.cluster_utils import Cluster
 
         self._cluster: Any = Cluster()
-        self._nodes: list[Any] = []
-        self._add(0)
+        self._nodes: list[tuple[Mapping[str, Any], Any]] = []
+        self._add({"num_cpus": 0})
         self.complete()
 
     @property
@@ -45,23 +60,29 @@ class Nodes:
 
     def complete(self) -> None:
         """Add what is missing."""
-        while len(self._nodes) < NODES:
-            self._nodes.append(self._add(1))
+        missing = list(self._shapes)
+        for shape, _ in self._nodes:
+            missing.remove(shape)
+        self._nodes += [(shape, self._add(shape)) for shape in missing]
+
+    @property
+    def ids(self) -> list[str]:
+        """Ray's ids of the nodes, the oldest first."""
+        return [str(node.node_id) for _, node in self._nodes]
 
     def lose(self) -> None:
         """The oldest node dies without notice."""
-        self._cluster.remove_node(self._nodes.pop(0), allow_graceful=False)
+        self._cluster.remove_node(self._nodes.pop(0)[1], allow_graceful=False)
 
     def drain(self) -> None:
         """The oldest node is told that it will be taken away, and is."""
         import ray
         from ray.core.generated import autoscaler_pb2
 
-        node = self._nodes[0]
         reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         until_ms = int((time.time() + NOTICE_S) * 1000)
         accepted, answer = ray._raylet.GcsClient(address=self.address).drain_node(
-            node.node_id, reason, "preempted", until_ms
+            self.ids[0], reason, "preempted", until_ms
         )
         if not accepted:
             raise RuntimeError(f"a node must take notice, but got {answer}; is it there?")
@@ -70,18 +91,18 @@ class Nodes:
 
     def kill(self) -> None:
         """All nodes and the head die at once."""
-        for node in self._nodes:
+        for _, node in self._nodes:
             self._cluster.remove_node(node, allow_graceful=False)
         self._nodes = []
         if self._cluster.head_node is not None:
             self._cluster.remove_node(self._cluster.head_node, allow_graceful=False)
 
-    def _add(self, cpus: int) -> Any:
+    def _add(self, shape: Mapping[str, Any]) -> Any:
         for attempt in range(ATTEMPTS):
             before = _children()
             try:
                 return self._cluster.add_node(
-                    num_cpus=cpus,
+                    **shape,
                     object_store_memory=STORE_BYTES,
                     include_dashboard=False,
                     include_log_monitor=False,

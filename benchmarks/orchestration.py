@@ -43,6 +43,7 @@ from evo.storage import RunDirectory
 
 WORKERS = 2
 ROUNDS = 3
+TUNE_TRIALS = 12  # enough: the ratio to be shown is a hundred
 POPULATION = 10_000
 SPACE = CodeSpace()
 PROBLEM = problem(SPACE)
@@ -81,7 +82,7 @@ def noop(folder: Path) -> dict[str, float]:
     for number in range(ROUNDS):
         rates["raw"].append(raw_calls(ray, actors, 4000))
         rates["ours"].append(our_noops(folder / f"noop{number}", backend, 4000))
-        rates["tune"].append(tune_trials(folder / f"tune{number}", 40))
+        rates["tune"].append(tune_trials(folder / f"tune{number}", TUNE_TRIALS))
         rates["optuna"].append(optuna_trials(2000))
     backend.close()
     ray.shutdown()

@@ -194,10 +194,13 @@ class RayBackend:
         """Calls that a worker without work might answer sooner; each is told once."""
         if not self._dispatcher.spare:
             return []
-        calls = [call for call in self._calls.values() if call.requests and call.worker not in self._told_slow]
-        slow = [call.worker for call in calls if self._slow_at(call) <= time.monotonic()]
-        self._told_slow.update(slow)
-        return [Slow(worker) for worker in slow]
+        calls = {ref: call for ref, call in self._calls.items() if call.requests and call.worker not in self._told_slow}
+        slow = {ref: call.worker for ref, call in calls.items() if self._slow_at(call) <= time.monotonic()}
+        if slow:  # it may be this process that was held up, and the answers are there
+            _, waiting = self._ray.wait(list(slow), num_returns=len(slow), timeout=0)
+            slow = {ref: slow[ref] for ref in waiting}
+        self._told_slow.update(slow.values())
+        return [Slow(worker) for worker in slow.values()]
 
     def _settle(self, ref: Any) -> list[Event]:
         call = self._calls.pop(ref)

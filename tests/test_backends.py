@@ -16,7 +16,7 @@ from toy import DeadlyEvaluator, ToyEvaluator, begin, requests, rows, search
 
 from cluster.local import LocalBackend
 from cluster.pools import Pools
-from cluster.ray_backend import RayBackend
+from cluster.ray_backend import SLOW_S, RayBackend
 from cluster.ray_session import connect, import_paths
 from cluster.worker import answer, torch_threads
 from evo.candidates import FINAL, STEP2, Backend, Outcome, Status
@@ -195,3 +195,27 @@ def test_workers_import_from_where_the_driver_does_but_for_the_installation(tmp_
     entries = [str(tmp_path), "", os_folder, f"{os_folder}/site-packages", str(tmp_path / "missing"), str(tmp_path)]
     assert import_paths(entries) == [str(tmp_path), os.getcwd()]
     assert import_paths(sys.path)
+
+
+@dataclass(frozen=True)
+class Second:
+    """The second request takes a second longer than the first; both are written down when they begin."""
+
+    calls: Path
+
+    def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
+        with open(self.calls, "a") as calls:
+            calls.write(f"{seed}\n")
+        return ToyEvaluator(delay_s=0.2 + seed).evaluate(plan, step, seed)
+
+
+@pytest.mark.ray
+def test_a_driver_that_was_held_up_does_not_take_its_workers_for_slow(one_ray: None, tmp_path: Path) -> None:
+    """The second answer has long been there when the driver is back: nobody has to try that again."""
+    backend = RayBackend(partial(Second, tmp_path / "calls"), workers=2)
+    list(backend.evaluate(requests(FINE[:2])))
+    (tmp_path / "calls").unlink()
+    for number, _ in enumerate(backend.evaluate(requests(FINE[:2]))):
+        time.sleep(SLOW_S + 2.0 if number == 0 else 1.0)
+    backend.close()
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2

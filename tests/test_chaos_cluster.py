@@ -6,13 +6,13 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from toy import begin, rows, search
+from toy import apart, begin, rows, search
 
-from benchmarks.chaos import AT_LEAST, available, losses, run, schedule
+from benchmarks.chaos import AT_LEAST, Verdict, available, losses, run, schedule
 from benchmarks.chaos_faults import KINDS
 from evo.candidates import Evaluation
 from evo.observers import Standing
@@ -70,10 +70,14 @@ def test_a_disk_that_is_full_for_a_while_costs_only_time(small_disk: Path, tmp_p
     assert rows(archive) == rows(search(begin(tmp_path / "undisturbed")))
 
 
+def disturbed(searches: int, seed: int, kinds: Sequence[str]) -> list[Verdict]:
+    return list(run(searches, seed, kinds))
+
+
 @pytest.mark.chaos
 @pytest.mark.ray
 def test_every_kind_of_fault_on_a_real_cluster() -> None:
     kinds = available()
-    verdicts = list(run((len(kinds) + 1) // 2, 3, kinds))
+    verdicts = apart(disturbed, (len(kinds) + 1) // 2, 3, kinds)
     assert {fault.partition("@")[0] for v in verdicts for fault in v.faults} == set(kinds)
     assert [v for v in verdicts if not v.sound] == []

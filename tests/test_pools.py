@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 from small_run import settings
-from toy import requests
+from toy import apart, requests
 
+from benchmarks.chaos_nodes import Nodes
 from cluster.pools import Pools
+from cluster.ray_backend import RayBackend
 from evo.candidates import FINAL, STEP2, Outcome, Request, Status
 from evo.config import Execution, validate
 from evo.workers import check_resources, workers_at
+from search_spaces.plan import CompressionPlan
 
 WORK = requests([(1,) * 6, (2,) * 6])
 LAST = [replace(r, step=FINAL, key=f"{r.key}{FINAL}") for r in WORK]
@@ -94,3 +97,42 @@ def test_what_no_machine_or_not_this_one_can_hold_is_one_sentence() -> None:
 def test_the_number_of_workers_is_that_of_the_step() -> None:
     asked = execution(workers=8, resources={"final": {"workers": 1}})
     assert (workers_at(asked, STEP2), workers_at(asked, FINAL)) == (8, 1)
+
+
+class Where:
+    """Measures where its own process runs, and what it holds there."""
+
+    def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
+        import ray
+
+        context = ray.get_runtime_context()
+        held = context.get_assigned_resources()
+        return {
+            "node": float(int(context.get_node_id()[:12], 16)),
+            "CPU": held.get("CPU", 0),
+            "GPU": held.get("GPU", 0),
+        }
+
+
+def placed() -> tuple[list[str], dict[str, Mapping[str, float]]]:
+    small, large = {"num_cpus": 1, "resources": {"many": 4}}, {"num_cpus": 2, "num_gpus": 1}
+    with Nodes([small, large]) as nodes:
+        pools = Pools(
+            RayBackend(Where, address=nodes.address),
+            {
+                STEP2: RayBackend(Where, workers=2, cpus=0.5, custom={"many": 1}, address=nodes.address),
+                FINAL: RayBackend(Where, workers=1, cpus=2, gpus=0.5, address=nodes.address),
+            },
+        )
+        found = {o.key: o.measures for o in pools.evaluate([*WORK, *LAST])}
+        pools.close()
+        return nodes.ids, found
+
+
+@pytest.mark.chaos
+@pytest.mark.ray
+def test_every_step_runs_on_the_machines_that_offer_what_it_asks_for() -> None:
+    nodes, found = apart(placed)
+    here, there = (float(int(node[:12], 16)) for node in nodes)
+    assert [found[r.key] for r in WORK] == [{"node": here, "CPU": 0.5, "GPU": 0.0}] * 2
+    assert [found[r.key] for r in LAST] == [{"node": there, "CPU": 2.0, "GPU": 0.5}] * 2

@@ -5,12 +5,15 @@ As a command, `python toy.py RUN_DIR` begins or resumes such a search, slowly en
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -171,6 +174,12 @@ def rows(evaluations: Sequence[Evaluation]) -> list[dict[str, object]]:
 
 def requests(genomes: Sequence[Genome]) -> list[Request]:
     return [Request(f"c{i}@{STEP2}", ToySpace().decode(g), STEP2, seed=i) for i, g in enumerate(genomes)]
+
+
+def apart(call: Callable[..., Any], *arguments: object) -> Any:
+    """The result of a call in a process of its own: Ray reads its settings once per process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(call, *arguments).result()
 
 
 if __name__ == "__main__":
