@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,11 @@ from evo.checks import GIVEN
 from evo.config import Config, parse, validate
 from evo.display import NoDisplay, display
 from evo.errors import examined_by_doctor
-from evo.explain import explanation_page
 from evo.final import genome_of, keep_baseline, measure_finals
 from evo.folder import Folder
 from evo.front import FrontPoint
 from evo.inputs import Given
-from evo.keeping import KeepFront, KeepTracking, tracked_run
+from evo.keeping import KeepFront, KeepTracking
 from evo.lease import Lease
 from evo.loop import run_search
 from evo.manifest import RunInfo
@@ -41,15 +39,14 @@ from evo.observers import SearchObserver
 from evo.pair_outputs import SHEET_FILE, export_pair, write_sheet
 from evo.progress import Listener, SearchInfo
 from evo.randomness import evaluation_seed
-from evo.registry import TRACKERS, resolve
 from evo.reporting import FidelityPair, View, reports
 from evo.result import Choice, Result, load
 from evo.resuming import require_same_search
 from evo.steady import Steady, run_steady
 from evo.storage import RunDirectory
-from evo.studies import AnyStudy, algorithm_of, backend_of, kept, loadable, open_study, scorers_of, training_of
-from evo.summary import trust
+from evo.studies import AnyStudy, algorithm_of, backend_of, kept, open_study, scorers_of, training_of
 from evo.timing import latency_of_file
+from evo.tracked import tracker_of
 from evo.translation import TranslationStudy
 from evo.workers import reach, workers_at
 from evo.writing import write_outputs
@@ -202,7 +199,7 @@ def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Lis
     study = kept(study, run)
     backend = backend_of(study, given, address)
     trainer, keepers = training_of(study, given, address)
-    tracker = _tracker(run, study, listeners.note)
+    tracker = tracker_of(run, study, listeners.note)
     marks = absolute_marks(config.tracking.marks, run.info.baseline)
     info = SearchInfo(config.name, run.uri, config.flat(), dict(run.info.baseline), marks)
     observers = reports(_view(study), info, [listeners.display, tracker])
@@ -221,6 +218,7 @@ def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Lis
             run_search(study.problem, algorithm, backend, scored, run, config.seed, budget, everyone, trainer)
         result = load(run.uri)
         measure_finals(run, result, backend, config.evaluation.final.picks, listeners.note)
+        tracker.on_finals(load(run.uri).finals)
         if config.evaluation.final.picks and not result.final_baseline:
             keep_baseline(run, study.evaluator.baseline(FINAL))
     finally:
@@ -237,34 +235,6 @@ def _write_images(study: AnyStudy, run: RunDirectory, result: Result) -> None:
     """Of a search of generators a sheet to look at, beside the other figures."""
     if isinstance(study, TranslationStudy) and run.local is not None and result.front:
         write_sheet(study, result, run.local / SHEET_FILE)
-
-
-def _tracker(run: RunDirectory, study: AnyStudy, note: Callable[[str], None]) -> Any:
-    section = study.config.tracking
-    if section.tracker == "none":
-        return resolve(TRACKERS, "none")()
-
-    @cache
-    def finished() -> Result:  # asked for only when the search is over
-        return load(run.uri)
-
-    def model_of(candidate_id: str) -> tuple[nn.Module, Any]:
-        evaluation = finished().evaluation(candidate_id, STEP2)
-        if evaluation is None:
-            raise ValueError(
-                f"a model must belong to a measured candidate, but got {candidate_id}; take one of the front"
-            )
-        return loadable(study, study.space.repair(evaluation.candidate.genome), evaluation.weights_version)
-
-    return resolve(TRACKERS, section.tracker)(
-        uri=os.path.expandvars(section.uri),
-        experiment=section.experiment,
-        run_id=tracked_run(run),
-        load_model=model_of,
-        texts=lambda: {"explanation.html": explanation_page(finished()), "trust.txt": trust(finished())},
-        draw=(lambda file: write_sheet(study, finished(), file)) if isinstance(study, TranslationStudy) else None,
-        note=note,
-    )
 
 
 def _view(study: AnyStudy) -> View:

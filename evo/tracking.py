@@ -33,6 +33,8 @@ from evo.progress import Progress, SearchInfo, completed_generation
 if TYPE_CHECKING:
     from evo.mlflow_runs import MlflowClient, Run
 
+Finals = Mapping[str, Mapping[str, float]]  # measures by candidate
+
 DEFAULT_URI, EXPERIMENT = "sqlite:///mlflow.db", "evo"
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 METRICS_AT_ONCE = 1000  # a limit of MLflow
@@ -49,6 +51,7 @@ class NoTracker:
     def on_evaluation(self, evaluation: Evaluation) -> None: ...
     def on_round(self, progress: Progress) -> None: ...
     def on_end(self, progress: Progress, status: str) -> None: ...
+    def on_finals(self, finals: Finals) -> None: ...
 
 
 class MlflowTracker:
@@ -118,6 +121,12 @@ class MlflowTracker:
         for name, reason in list(missing.items())[:1]:
             logger.warning("MLflow has no model of %d front members, first %s: %s", len(missing), name, reason)
 
+    def on_finals(self, finals: Finals) -> None:
+        """After `on_end`: what the last step measured of the picks, by candidate."""
+        for candidate_id, measures in finals.items():
+            self._background.submit(partial(self._write_final, candidate_id, measures))
+        self._background.wait(self._end_patience)
+
     def _warn(self, reason: str) -> None:
         if not self._warned:
             self._warned = True
@@ -168,6 +177,12 @@ class MlflowTracker:
 
     def _find_members(self, front: tuple[FrontPoint, ...]) -> None:
         self._members = remaining_members(self._client(), self._experiment_id, self.run_id, front)
+
+    def _write_final(self, candidate_id: str, measures: Mapping[str, float]) -> None:
+        if candidate_id in self._members:  # a pick beyond the reference point has no run of its own
+            child, now = self._members[candidate_id].info.run_id, int(time.time() * 1000)
+            entries = [(f"final.{name}", value, now, 0) for name, value in measures.items()]
+            write_metrics(self._client(), child, entries)
 
     def _write_member(self, point: FrontPoint) -> None:
         parent = (self._experiment_id, self.run_id)

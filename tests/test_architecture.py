@@ -29,6 +29,7 @@ TOP = {
     "evo/studies.py",
     "evo/supernets.py",
     "evo/timing.py",
+    "evo/tracked.py",
     "evo/translation.py",
     "evo/workers.py",
 }

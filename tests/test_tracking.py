@@ -159,6 +159,17 @@ def test_a_longer_search_replaces_the_members_that_left_the_front(uri: str) -> N
     assert set(models(MlflowClient(uri), tracker.run_id)) == {"c1", "c2"}
 
 
+def test_picks_get_the_measures_of_the_last_step(uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = MlflowTracker(uri)
+    tracker.on_start(info())
+    tracker.on_end(progress(1, (point(0), point(1))), "finished")
+    tracker.on_finals({"c1": {"test_top1_error": 0.25, "epochs": 5.0}, "c9": {"test_top1_error": 0.5}})
+    found = {name: run.data.metrics for name, run in children(MlflowClient(uri), tracker.run_id).items()}
+    assert found["c1"]["final.test_top1_error"] == 0.25 and found["c1"]["final.epochs"] == 5.0
+    assert not any(name.startswith("final.") for name in found["c0"])
+    assert not warnings_of(caplog)
+
+
 def test_a_network_that_cannot_be_exported_costs_its_model_only(uri: str, caplog: pytest.LogCaptureFixture) -> None:
     def broken(candidate_id: str) -> tuple[torch.nn.Module, np.ndarray]:
         raise ValueError(f"{candidate_id} has an odd shape")

@@ -1,0 +1,49 @@
+"""The tracker of a search, with what it may ask for once the search is over: networks, pages, pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from evo.candidates import STEP2
+from evo.explain import explanation_page
+from evo.keeping import tracked_run
+from evo.pair_outputs import write_sheet
+from evo.registry import TRACKERS, resolve
+from evo.result import Result, load
+from evo.storage import RunDirectory
+from evo.studies import AnyStudy, loadable
+from evo.summary import trust
+from evo.translation import TranslationStudy
+
+
+def tracker_of(run: RunDirectory, study: AnyStudy, note: Callable[[str], None]) -> Any:
+    section = study.config.tracking
+    if section.tracker == "none":
+        return resolve(TRACKERS, "none")()
+
+    @cache
+    def finished() -> Result:  # asked for only when the search is over
+        return load(run.uri)
+
+    def model_of(candidate_id: str) -> tuple[nn.Module, Any]:
+        evaluation = finished().evaluation(candidate_id, STEP2)
+        if evaluation is None:
+            raise ValueError(
+                f"a model must belong to a measured candidate, but got {candidate_id}; take one of the front"
+            )
+        return loadable(study, study.space.repair(evaluation.candidate.genome), evaluation.weights_version)
+
+    return resolve(TRACKERS, section.tracker)(
+        uri=os.path.expandvars(section.uri),
+        experiment=section.experiment,
+        run_id=tracked_run(run),
+        load_model=model_of,
+        texts=lambda: {"explanation.html": explanation_page(finished()), "trust.txt": trust(finished())},
+        draw=(lambda file: write_sheet(study, finished(), file)) if isinstance(study, TranslationStudy) else None,
+        note=note,
+    )
