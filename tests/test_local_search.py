@@ -14,6 +14,7 @@ from evo.algorithms.nsga import NSGA
 from evo.algorithms.two_step import TwoStep
 from evo.archive import kendall_tau
 from evo.candidates import STEP1, Evaluation, Status
+from evo.checkpoint import decode, encode
 from evo.config import AlgorithmConfig
 from evo.feasible_space import FeasibleSpace
 from evo.local_search import LocalSearch, Unweighted, price_range, prices_between
@@ -232,6 +233,22 @@ def test_local_search_is_a_function_of_its_place_and_can_be_switched_off() -> No
         evaluations = [scored(c) if c.step == STEP1 else measure(c) for c in batch.candidates]
         batch, asked = algorithm.ask(algorithm.tell(asked, evaluations[::-1]))
     assert len(batch.candidates) == 8 and {c.step for c in batch.candidates} == {STEP1}
+
+
+def test_a_search_with_proposals_goes_on_from_storage() -> None:
+    model = terms_of_error()
+
+    def begin() -> TwoStep:
+        search = LocalSearch(model, Unweighted(len(model.terms)), "error")
+        return TwoStep(
+            TWO, NSGA(TWO, population=6), 3, surrogates=SURROGATES, local_search=search, seeds=20, neighbours=20
+        )
+
+    whole = run(begin(), 5)
+    for done in range(1, 5):
+        state = decode(type(whole[0][2]), encode(whole[done - 1][2]), like=begin().init(0))
+        rest = run(begin(), 5 - done, state=state)
+        assert [batch for batch, _, _ in rest] == [batch for batch, _, _ in whole[done:]]
 
 
 def scored(candidate) -> Evaluation:
