@@ -162,7 +162,7 @@ def _keeping(study: TranslationStudy, share: float, order: Callable[[MaskGene, i
 def by_norm(study: TranslationStudy, gene: MaskGene) -> list[int]:
     """Units of a code from the largest L1 norm of their filters, summed over the groups that share it."""
     columns = study.space.network.columns
-    sites = [Site(study.trace, study.teacher, {}, columns[name]) for name in gene.groups]
+    sites = [Site(study.trace, study.teacher, {}, columns[name]) for name in gene.places]
     scores = np.sum([l1(site).numpy() for site in sites], axis=0)
     return [int(unit) for unit in np.argsort(-scores, kind="stable")]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +169,7 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Sequence[Example], ranges: bool) -> None:
+def recalibrate(model: nn.Module, batches: Iterable[Example], ranges: bool) -> None:
     """Batch-norm statistics anew as the cumulative average over the batches, forward passes only (Yu and Huang 2019).
 
     With `ranges`, the same passes set the ranges of the activation quantisers, which round nothing meanwhile.

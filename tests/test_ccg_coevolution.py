@@ -43,13 +43,14 @@ def score(candidate: Candidate) -> Evaluation:
     }
     fit = {name: 1 / (1 + distance) for name, distance in away.items()}
     measures = {f"fit_{name}": float(value) for name, value in fit.items()}
+    measures |= {f"flat_{name}": float(10 + value) for name, value in fit.items()}
     alone = {f"alone_{name}": float(half.sum()) for name, half in (("left", left), ("right", right))}
     size = float(left.sum() + right.sum())
     return Evaluation(candidate, Status.COMPLETED, {**measures, **alone, "error": 1 / (1 + size), "size": size})
 
 
-def played(algorithm: Coevolution, turns: int) -> list[tuple[Batch, list[Evaluation]]]:
-    state, history = algorithm.init(5), []
+def played(algorithm: Coevolution, turns: int, seed: int = 5) -> list[tuple[Batch, list[Evaluation]]]:
+    state, history = algorithm.init(seed), []
     for _ in range(turns):
         batch, asked = algorithm.ask(state)
         evaluations = [score(c) for c in batch.candidates]
@@ -113,6 +114,26 @@ def test_a_fitness_is_raised_within_the_constraints() -> None:
     bound = played(dataclasses.replace(by_fitness(), problem=problem), 40)
     best = min(e.measures["size"] for e in bound[-1][1])
     assert best <= 8.0
+
+
+def test_tournaments_select_where_roulette_hardly_does() -> None:
+    def reached(mating: str) -> float:
+        algorithm = dataclasses.replace(by_fitness(mating=mating), fitness_measure="flat", first_measure="")
+        lasts = [played(algorithm, 12, seed)[-1][1] for seed in range(4)]
+        return float(np.mean([e.measures["fit_right"] for last in lasts for e in last]))
+
+    assert reached("tournament") > reached("roulette") + 0.1
+    with pytest.raises(
+        ValueError, match="mating must be one of roulette, tournament, but got mating='lottery'; choose"
+    ):
+        by_fitness(mating="lottery")
+
+
+def test_independent_parts_never_meet() -> None:
+    for batch, _ in played(by_fitness(independent=True), 8):
+        for candidate in batch.candidates[1:]:
+            assert candidate.opponents == ()
+            assert half(candidate, "right" if candidate.role == "left" else "left") == (3, 3, 3)
 
 
 def test_without_fitness_partners_come_from_the_other_front() -> None:

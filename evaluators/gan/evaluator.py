@@ -123,7 +123,8 @@ class TranslationEvaluator:
         name = tuned_name(plan, step, seed)
         if self.artifacts is not None and load_tuned(self.artifacts, name, module):
             return module.eval()
-        recalibrate(module, self._calibration(options), ranges=True)
+        batches = self.splits.calibration_batches(options.recalibration, CALIBRATION_BATCH, self.device)
+        recalibrate(module, batches, ranges=True)  # which reads them only where something is to be calibrated
         if options.tune.epochs > 0:
             self._tune(module, options.tune.epochs, seed)
         module.eval()
@@ -135,9 +136,6 @@ class TranslationEvaluator:
         steps = max(1, round(epochs * self.splits.steps_per_epoch(self.recipe.batch)))
         judges = copy.deepcopy(self.judges).requires_grad_(True)
         Training(module, judges, self.splits, self.recipe, steps, seed, self.device).run(steps, self.progress)
-
-    def _calibration(self, options: StepOptions) -> list[tuple[Tensor, Tensor]]:
-        return list(self.splits.calibration_batches(options.recalibration, CALIBRATION_BATCH, self.device))
 
     def _costs(self, plan: CompressionPlan) -> dict[str, float]:
         network = self.trace.network

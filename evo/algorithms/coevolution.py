@@ -15,7 +15,7 @@ import numpy as np
 
 from evo.algorithms.parts import Part, parts_of
 from evo.algorithms.population import check_shares, check_sizes, contenders
-from evo.algorithms.proposals import Variation, children, fresh
+from evo.algorithms.proposals import Mating, Variation, children, fresh
 from evo.archive import objective_values, violations
 from evo.candidates import STEP2, Batch, Candidate, Evaluation
 from evo.pareto import constrained_ranks, crowding_by_rank
@@ -27,6 +27,7 @@ from search_spaces.genome import Genome, genome_digest
 
 Population = Sequence[Evaluation]
 Rng = np.random.Generator
+MATINGS = ("roulette", "tournament")
 
 
 class Paired(NamedTuple):
@@ -55,8 +56,9 @@ class Coevolution:
 
     With `fitness_measure`, measure NAME_PART of each part is maximised under the constraints (feasible first, by violation):
     everyone is scored with the current best of the other part; `elites` live on, the rest of the new population are copies
-    (share `copied`), two children of crossover (`crossed`) or mutants, their parents drawn by roulette (Shu et al. 2019).
-    `first_measure` stands for it in the first generation.
+    (share `copied`), two children of crossover (`crossed`) or mutants, their parents drawn by roulette (Shu et al. 2019), which
+    hardly selects where fitness differs little, or by `mating: tournament` (of two, the fitter). `first_measure` stands for it
+    in the first generation.
 
     `independent` parts never meet: the rest of the network stays uncompressed, which is what co-evolution is compared with.
 
@@ -74,6 +76,7 @@ class Coevolution:
     elites: int = 1
     copied: float = 0.2
     crossed: float = 0.7
+    mating: str = "roulette"
     selection: str = "nsga2"
     crossover: str = "two_point"
     crossover_rate: float = 0.9
@@ -90,6 +93,8 @@ class Coevolution:
             crossover_rate=self.crossover_rate,
             mutation_rate=self.mutation_rate or 0.0,
         )
+        if self.mating not in MATINGS:
+            raise ValueError(f"mating must be one of {', '.join(MATINGS)}, but got mating={self.mating!r}; choose one")
         parts_of(self.problem.space, self.parts)
 
     def init(self, seed: int) -> CoevolutionState:
@@ -187,9 +192,9 @@ class Coevolution:
             yield part.of(own[int(i)].candidate.genome), (own[int(i)].candidate.id,)
         crossover, mutation = resolve(CROSSOVERS, self.crossover), resolve(MUTATIONS, self.mutation)
         limits, ordinal = np.array(part.codes.cardinalities), np.array(part.codes.ordinal, dtype=bool)
-        chances = self._chances(own)
+        draw = self._mating(own, rng)
         while True:
-            drawn = [own[int(i)].candidate for i in roulette(rng, chances, 2)]
+            drawn = [own[int(i)].candidate for i in draw(2)]
             codes, way = [np.array([part.of(c.genome)]) for c in drawn], rng.random()
             if way < self.copied:
                 yield part.of(drawn[0].genome), (drawn[0].id,)
@@ -199,6 +204,13 @@ class Coevolution:
             else:
                 mutant = mutation(rng, codes[0], limits, ordinal, self.mutation_rate)
                 yield tuple(mutant[0].tolist()), (drawn[0].id,)
+
+    def _mating(self, own: Population, rng: Rng) -> Mating:
+        """Draws so many parents."""
+        if self.mating == "tournament":
+            ranks = np.argsort(self._order(own))
+            return partial(tournament, rng, ranks, np.zeros(len(own)))
+        return partial(roulette, rng, self._chances(own))
 
     def _chances(self, own: Population) -> np.ndarray:
         """Weights of being drawn: the fitness of the feasible; where nobody is, the larger the smaller the violation."""

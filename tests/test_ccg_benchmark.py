@@ -1,0 +1,51 @@
+"""What the benchmark compares: pairs of one size, cut in other ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_ccg_search import settings, study_of
+
+from benchmarks.ccg import by_norm, cost, figures_of, scaled
+from evaluators.layers import weight_of
+from evo.config import validate
+from search_spaces.genes import MaskGene
+
+MEASURES = ("test_ssim", "test_l1", "test_discriminator_distance", "test_cycle_l1", "params", "macs")
+
+
+def test_widths_are_scaled_to_the_size_and_norms_are_those_of_all_filters(tmp_path: Path) -> None:
+    values = settings(tmp_path)
+    values["model"] = {"factory": "resnet_generator", "kwargs": {"channels": 1, "width": 4, "blocks": 1}}
+    values["space"] = {**values["space"], "weight_bits": []}
+    study = study_of(validate(values))
+    full = cost(study, study.space.anchors()[0])
+    genome = scaled(study, 0.4 * full, lambda _, units: list(range(units)))
+    narrower = scaled(study, 0.2 * full, lambda _, units: list(range(units)))
+    assert 0.4 * full <= cost(study, genome) < 0.55 * full and cost(study, narrower) < 0.4 * full
+    shares = {g.group: [] for g in study.space.genes if isinstance(g, MaskGene)}
+    for gene, bit in zip(study.space.genes, genome, strict=True):
+        shares[gene.group].append(bit)
+    assert all(bits == sorted(bits, reverse=True) for bits in shares.values())
+    assert len({round(np.mean(bits), 1) for bits in shares.values()}) <= 2
+    (stage,) = {g for g in study.space.genes if isinstance(g, MaskGene) and g.group == "a_to_b.down2.0" and g.unit == 0}
+    layers = ("down2.0", "blocks.0.body.1", "blocks.0.body.5")
+    norms = [weight_of(study.teacher, f"a_to_b.{name}").abs().flatten(1).sum(1) for name in layers]
+    # The stage adds down2 and the block's output; each group counts its layers at mean one.
+    expected = sum((norm / norm.mean()).double().numpy() for norm in norms)
+    assert by_norm(study, stage) == np.argsort(-expected, kind="stable").tolist()
+
+
+def test_differences_are_means_over_seeds() -> None:
+    def network(ssim: float) -> dict[str, float]:
+        return {**dict.fromkeys(MEASURES, 1.0), "test_ssim": ssim}
+
+    names = {"coevolved": 0.8, "independent": 0.7, "uniform": 0.75, "l1": 0.6, "original": 0.9}
+    first = {name: network(ssim) for name, ssim in names.items()}
+    second = {name: network(ssim + (0.1 if name == "l1" else 0.0)) for name, ssim in names.items()}
+    figures = figures_of([first, second])
+    assert figures["ssim_minus_uniform"] == pytest.approx(0.05)
+    assert figures["ssim_minus_l1"] == pytest.approx(0.15)
+    assert figures["params_share"] == 1.0
