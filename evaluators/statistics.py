@@ -84,7 +84,7 @@ class _Accumulator:
     def result(self, name: str, images: int, batches: int, scale: Tensor, positive: Tensor) -> LayerStatistics:
         if self.gram is None or self.sum is None or self.gradient is None:
             raise ValueError(
-                f"a gradient must reach every layer that the forward pass runs, but got none for {name}; "
+                f"every layer must run in the forward pass and get a gradient, but got none for {name}; "
                 "take detach(), no_grad() and numpy out of the forward pass"
             )
         mean = self.sum / self.places

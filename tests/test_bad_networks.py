@@ -83,7 +83,7 @@ def test_layers_that_share_a_parameter_keep_it() -> None:
     ("make", "sentence"),
     [
         (half, "every parameter must be in float32, but got 0.weight in torch.float16; call"),
-        (Leaves, "a gradient must reach every layer .*, but got none for net.0; take detach"),
+        (Leaves, r"every layer must run in the forward pass and get a gradient, but got none for net\.0; take detach"),
     ],
 )
 def test_these_get_one_sentence(make: Callable[[], nn.Module], sentence: str, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_widths_are_legal_for_the_hardware(size: int, shares: list[float], multi
         (CompressionPlan(factors=(Factor("nowhere", "svd", (2,)),)), "layer"),
         (CompressionPlan(factors=(Factor("layer1.0.conv1", "qr", (2,)),)), "svd"),
         (CompressionPlan(factors=(Factor("layer1.0.conv1", "tt2", (2,)),)), "must suit its layer"),
-        (CompressionPlan(factors=(Factor("linear", "tt2", (2,), "inputs"),)), "a metric must be"),
+        (CompressionPlan(factors=(Factor("linear", "tt2", (2,), "outputs"),)), "a metric must be"),
         (CompressionPlan(masks=(Mask("layer1.0.conv1", (3, 3)),)), "distinct"),
         (CompressionPlan(masks=(Mask("layer1.0.conv1", (3, 16)),)), "distinct"),
         (CompressionPlan(bits=(Bits("layer1.0.conv1", 0, 8),)), "1..8"),

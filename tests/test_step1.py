@@ -219,5 +219,5 @@ def test_a_layer_that_does_not_run_gets_one_sentence() -> None:
 
     model = Unused()
     assert [layer.name for layer in trace(model, torch.zeros(1, 4)).network.layers] == ["used"]
-    with pytest.raises(ValueError, match="must run in the forward and backward pass"):
+    with pytest.raises(ValueError, match="must run in the forward pass and get a gradient, but got none for idle"):
         collect(model, ["used", "idle"], torch.zeros(2, 4), seed=0)
