@@ -22,6 +22,7 @@ from evo.build import (
     check_names,
 )
 from evo.candidates import FINAL, STEP1, STEP2
+from evo.cell_study import CellStudy
 from evo.checks import GIVEN
 from evo.config import Config, parse, validate
 from evo.display import NoDisplay, display
@@ -219,7 +220,7 @@ def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Lis
         result = load(run.uri)
         measure_finals(run, result, backend, config.evaluation.final.picks, listeners.note)
         tracker.on_finals(load(run.uri).finals)
-        if config.evaluation.final.picks and not result.final_baseline:
+        if config.evaluation.final.picks and not result.final_baseline and not isinstance(study, CellStudy):
             keep_baseline(run, study.evaluator.baseline(FINAL))
     finally:
         backend.close()
@@ -280,6 +281,10 @@ def export_point(
     }
     if isinstance(study, TranslationStudy):
         return export_pair(study, module, out, kind, facts, point.plan)
+    calibration = list(study.splits.calibration_batches(EXPORT_IMAGES, EXPORT_BATCH, torch.device("cpu")))
+    if isinstance(study, CellStudy):
+        facts["preprocessing"] = study.splits.preprocessing()
+        return export(module, study.example, out, kind, facts, point.plan, calibration)
     return export(
         module,
         study.example,
@@ -291,7 +296,7 @@ def export_point(
             "accuracy": accuracy_by_split(study.evaluator, step, measures),
         },
         point.plan,
-        list(study.splits.calibration_batches(EXPORT_IMAGES, EXPORT_BATCH, torch.device("cpu"))),
+        calibration,
         partial(latency_of_file, result.config, study.teacher, study.example, kind),
         partial(accuracy_of_file, study.evaluator, step) if check_data else None,
     )

@@ -24,6 +24,7 @@ from evaluators.saliency import Ranking, rank
 from evaluators.statistics import collect
 from evaluators.step1 import build_tables
 from evaluators.step1_file import read_step1, write_step1
+from evaluators.supernets.cell_evaluator import MEASURES as CELL_MEASURES
 from evaluators.supernets.sorting import refused_groups
 from evo.algorithm import AnyAlgorithm
 from evo.candidates import STEP1, STEP2, Scorer, rung_steps
@@ -71,7 +72,8 @@ class Study:
 
 def check_names(config: Config) -> None:
     """Refuse unknown names and impossible combinations; needs no torch work and comes before all of it."""
-    check(config, MEASURES if config.gan is None else TRANSLATION_MEASURES)
+    measures = CELL_MEASURES if config.cells is not None else MEASURES
+    check(config, measures if config.gan is None else TRANSLATION_MEASURES)
     device_of(config)
     require_runtime(config)
 

@@ -37,6 +37,7 @@ from evo.steady import Steady
 from evo.translation_checks import check_translation
 from search_spaces.sparsity import pattern_of
 
+CELLS = "cells"  # in place of a model where cells are searched
 GIVEN = "given"  # the factory of a model or data set that was handed over in Python
 CANDIDATE_ID = re.compile(r"\w+-\w+")
 RANK_RULE = re.compile(r"vbmf|energy:(0?\.\d*[1-9]\d*|1(\.0*)?)")
@@ -45,9 +46,11 @@ LOWEST_BITS = {"weight_bits": 1, "activation_bits": 2}
 
 def check(config: Config, measures: Collection[str]) -> None:
     """Raise ValueError for unknown names and impossible combinations. `measures` are those a search can be about."""
+    if config.cells is not None:
+        _check_cells(config)
     models = MODELS if config.gan is None else GENERATORS
     for table, name in ((models, config.model.factory), (DATASETS, config.data.factory)):
-        if name != GIVEN:
+        if name not in (GIVEN, CELLS):
             resolve(table, name)
     if config.gan is not None:
         check_translation(config, config.gan)
@@ -169,6 +172,31 @@ def _check_asynchronous(config: Config, made: Any) -> None:
         )
 
 
+def _check_cells(config: Config) -> None:
+    section = config.supernet
+    if section is None:
+        raise ValueError("a search of cells needs shared weights, but got no section supernet; write one")
+    model, step2 = config.model, config.evaluation.step2
+    wrong = {
+        "model.factory": model.factory if model.factory != CELLS else "",
+        "model.weights": model.weights,
+        "model.pretrain": model.pretrain,
+        "supernet.sandwich": section.sandwich,
+        "supernet.layer_drop": section.layer_drop,
+        "supernet.private_norms": section.private_norms,
+        "evaluation.step2.tune.epochs": step2.tune.epochs,
+        "evaluation.rungs": config.evaluation.rungs,
+        "gan": config.gan,
+        "latency": config.timed,
+    }
+    for key, value in wrong.items():
+        if value:
+            raise ValueError(
+                f"cells are made from scratch and share weights by operations (model.factory: {CELLS}, sandwich: false), "
+                f"but got {key}={value!r}; remove it or set it to its default, 0 or false"
+            )
+
+
 def _check_supernet(config: Config, made: Any) -> None:
     trains = issubclass(getattr(made, "func", made), TrainsWeights)
     if config.supernet is None:
@@ -186,6 +214,8 @@ def _check_supernet(config: Config, made: Any) -> None:
         )
     if config.execution.asynchronous:
         raise ValueError("shared weights need generations, but got execution.asynchronous=true; set it to false")
+    if config.cells is not None:
+        return
     space = config.space
     unfit = {
         "factors": space.factors,

@@ -114,6 +114,18 @@ class Space(Section):
     keep: list[str] = Field(default_factory=list, description="name patterns of layers that stay untouched")
 
 
+class Cells(Section):
+    """Search the cells of a network from scratch, on shared weights; `model.factory` is then "cells"."""
+
+    space: Literal["darts", "nasbench201"] = "darts"
+    channels: int = Field(16, ge=2, description="of the first cells while searching")
+    cells: int = Field(
+        8, ge=1, description="cells in all (darts) or of each of three stages (nasbench201), while searching"
+    )
+    final_channels: int = Field(36, ge=2, description="of the networks that the last step trains from scratch")
+    final_cells: int = Field(20, ge=1)
+
+
 class ObjectiveConfig(Section):
     """A measure of `evo list measures` to minimise, or to maximise with direction max."""
 
@@ -204,6 +216,7 @@ class Config(Section):
     gan: Gan | None = Field(
         None, description="search the generators of an unpaired translation instead of a classifier"
     )
+    cells: Cells | None = Field(None, description="search the cells of a network instead of the compression of one")
     space: Space = Field(default_factory=Space)
     objectives: list[ObjectiveConfig] = Field(
         default_factory=lambda: [ObjectiveConfig(measure=m) for m in ("top1_error", "macs", "size_bytes")], min_length=1

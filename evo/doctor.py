@@ -37,6 +37,10 @@ def examine(config: Config, target: Target | None = None) -> dict[str, Any]:
     """The report as plain data: costs, channel groups and layers with their shares, residual blocks, what stays dense, and
     for a target what binds there."""
     check_names(config)
+    if config.cells is not None:
+        raise ValueError(
+            "evo doctor examines a given network, but got a section cells; there is none before the search"
+        )
     space, total = (_of_classifier if config.gan is None else _of_pair)(config)
     network = space.network
     layers = loads(network)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evo import pareto
+from search_spaces.cells import NONE
 from search_spaces.plan import FLOAT_BITS, CompressionPlan
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def plan_summary(plan: CompressionPlan) -> str:
         _count(len(plan.factors), "layer", "factorised"),
         _count(len(plan.sparse), "layer", "masked"),
         _count(len(plan.skips), "block", "skipped"),
+        _operations([edge.operation for edge in plan.edges]),
     )
     return ", ".join(part for part in parts if part) or "unchanged"
 
@@ -191,6 +193,11 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
 
 def _count(number: int, noun: str, done: str) -> str:
     return f"{number} {noun}{'s' if number > 1 else ''} {done}" if number else ""
+
+
+def _operations(names: Sequence[str]) -> str:
+    counts = {name: names.count(name) for name in sorted(set(names)) if name != NONE}
+    return "cells of " + ", ".join(f"{number} {name}" for name, number in counts.items()) if names else ""
 
 
 def _bits(what: str, bits: Sequence[int]) -> str:

@@ -36,6 +36,11 @@ FITNESS: Table = {
     "saved_genes": "evo.fitness:SavedGenes",
 }
 
+CELL_SPACES: Table = {
+    "darts": "search_spaces.cells:darts_space",
+    "nasbench201": "search_spaces.cells:nasbench201_space",
+}
+
 CROSSOVERS: Table = {
     "uniform": "evo.operators:uniform_crossover",
     "two_point": "evo.operators:two_point_crossover",
@@ -188,6 +193,7 @@ TABLES: Mapping[str, Table] = {
     "wrappers": WRAPPERS,
     "staged": STAGED,
     "fitness": FITNESS,
+    "cell_spaces": CELL_SPACES,
     "crossovers": CROSSOVERS,
     "mutations": MUTATIONS,
     "selections": SELECTIONS,

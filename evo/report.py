@@ -14,6 +14,7 @@ from evo.headline import headline
 from evo.pages import Section, facts, fragment, page, preformatted, table
 from evo.result import Result
 from evo.summary import SHOWN_POINTS, trust
+from search_spaces.space import CompressionSpace
 
 MOST_FAILURES = 20
 LINE = "#3b528b"
@@ -24,12 +25,14 @@ def report_html(result: Result) -> str:
     front = result.useful or result.front
     chosen = knee(front)
     others = [p for p in spread(front, SHOWN_POINTS) if p.candidate_id != chosen.candidate_id]
-    explanations, sensitivities = explain(result, (chosen, *others))
+    explanations: tuple[Section, ...] = ()
+    if isinstance(result.problem.space, CompressionSpace):  # of cells there is no original to explain them by
+        explanations = explanation_sections(*explain(result, (chosen, *others)))
     sections = (
         Section("In short", facts(_facts(result)), trust(result)),
         *front_sections(result.front, result.baseline, result.marks),
         *_finals(result),
-        *explanation_sections(explanations, sensitivities),
+        *explanations,
         Section(
             "How the search went",
             fragment(_history_figure(result)),

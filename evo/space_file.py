@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from evo.registry import CELL_SPACES, resolve
+from search_spaces.cells import CellSpace
 from search_spaces.genes import Gene
 from search_spaces.network import Network
 from search_spaces.space import CompressionSpace
 
 SPACE_FILE = "space.json"
+SpaceT = TypeVar("SpaceT", CompressionSpace, CellSpace)
 KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Gene)}
 
 
@@ -21,11 +24,18 @@ def space_to_json(space: CompressionSpace) -> str:
     return json.dumps({"digest": space.digest, "network": asdict(space.network), "genes": genes})
 
 
-def space_from_json(text: str) -> CompressionSpace:
+def cells_to_json(space: CellSpace, name: str) -> str:
+    return json.dumps({"digest": space.digest, "cells": name})
+
+
+def space_from_json(text: str) -> CompressionSpace | CellSpace:
     """Raises ValueError where the text is not a space, or not the one its digest names."""
     try:
         raw = json.loads(text)
         written = raw["digest"]
+        if "cells" in raw:
+            cells: CellSpace = resolve(CELL_SPACES, raw["cells"])()
+            return _same(cells, written)
         network = TypeAdapter(Network).validate_python(raw["network"])
         genes = tuple(TypeAdapter(KINDS[kind]).validate_python(fields) for kind, fields in raw["genes"])
     except ValidationError as error:
@@ -37,7 +47,10 @@ def space_from_json(text: str) -> CompressionSpace:
         ) from error
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{SPACE_FILE} must hold a search space, but got {error!r}; restore it from a copy") from error
-    space = CompressionSpace(network, genes)
+    return _same(CompressionSpace(network, genes), written)
+
+
+def _same(space: SpaceT, written: str) -> SpaceT:
     if space.digest != written:
         raise ValueError(
             f"{SPACE_FILE} must be as it was written, but got another search space (digest {space.digest} instead of {written}); "

@@ -15,25 +15,30 @@ from evaluators.quantise import bake
 from evo.algorithm import AnyAlgorithm
 from evo.build import Study, build_algorithm, build_study, climbing, keep_study, scorers
 from evo.candidates import STEP2, Scorer, StreamingBackend
+from evo.cell_study import CellStudy, build_cells, cell_kit, keep_cells, make_cell_evaluator, make_cell_trainer
 from evo.config import AlgorithmConfig, Config
 from evo.folder import Folder
 from evo.inputs import Given
 from evo.observers import SearchObserver
 from evo.problem import Problem
 from evo.randomness import evaluation_seed
-from evo.shared_weights import Trainer
+from evo.shared_weights import KeepVersions, Trainer
 from evo.storage import RunDirectory
 from evo.supernets import keepers, with_shared
 from evo.translation import TranslationStudy, build_translation, keep_translation, make_translator, translation_kit
-from evo.workers import backend_with, build_trainer, make_evaluator, worker_kit
+from evo.workers import backend_with, build_trainer, make_evaluator, trainer_with, worker_kit
 from search_spaces.genome import Genome
 
-AnyStudy = Study | TranslationStudy
+AnyStudy = Study | TranslationStudy | CellStudy
 
 
 def open_study(config: Config, folder: Path | None, given: Given, shared: Folder | None = None) -> AnyStudy:
     """Load, trace and measure what is searched; see `evo.build.build_study`. With `shared`, the run's folder, networks are also
     taken from the shared weights that lie there."""
+    if config.cells is not None:
+        cells = build_cells(config, folder, given, shared)
+        algorithm_of(cells)  # parameters out of range are told before anything is written
+        return cells
     if config.gan is None:
         study = build_study(config, folder, given)
         return study if shared is None else with_shared(study, shared)
@@ -50,11 +55,17 @@ def open_study(config: Config, folder: Path | None, given: Given, shared: Folder
 def kept(study: AnyStudy, run: RunDirectory) -> AnyStudy:
     if isinstance(study, Study):
         return with_shared(keep_study(study, run), run.folder)
+    if isinstance(study, CellStudy):
+        return keep_cells(study, run)
     return keep_translation(study, run)
 
 
 def training_of(study: AnyStudy, given: Given, address: str | None) -> tuple[Trainer | None, Sequence[SearchObserver]]:
     """Who trains shared weights between generations, and who keeps their versions; nobody without a supernet."""
+    if isinstance(study, CellStudy):
+        make = partial(make_cell_trainer, cell_kit(study, given))
+        found = trainer_with(study.config.execution, make, make, address)
+        return found, (KeepVersions(study.problem, study.evaluator.shared.store),)
     if not isinstance(study, Study):
         return None, ()
     trainer = build_trainer(study, worker_kit(study, given), address)
@@ -64,6 +75,8 @@ def training_of(study: AnyStudy, given: Given, address: str | None) -> tuple[Tra
 def backend_of(study: AnyStudy, given: Given, address: str | None) -> StreamingBackend:
     if isinstance(study, Study):
         return backend_with(study.config, partial(make_evaluator, worker_kit(study, given)), address)
+    if isinstance(study, CellStudy):
+        return backend_with(study.config, partial(make_cell_evaluator, cell_kit(study, given)), address)
     return backend_with(study.config, partial(make_translator, translation_kit(study)), address)
 
 
@@ -71,6 +84,8 @@ def algorithm_of(study: AnyStudy) -> AnyAlgorithm:
     """The configured algorithm."""
     if isinstance(study, Study):
         return build_algorithm(climbing(study.config), study.problem, study.tables, study.baseline)
+    if isinstance(study, CellStudy):
+        return build_algorithm(study.config.algorithm, study.problem, None, study.baseline)
     return pair_algorithm(study.config.algorithm, study.problem, study.baseline)
 
 
@@ -95,6 +110,6 @@ def realised(study: AnyStudy, genome: Genome, step: str, version: int = 0) -> nn
 def loadable(study: AnyStudy, genome: Genome, version: int = 0) -> tuple[nn.Module, Any]:
     """A finished network of one input, as a tracker stores it, and an example of that."""
     module = bake(realised(study, genome, STEP2, version))
-    if isinstance(study, Study):
+    if not isinstance(study, TranslationStudy):
         return module, study.example.cpu().numpy()
     return StackedPair(module), np.stack([part.cpu().numpy() for part in study.example], axis=1)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from evo.candidates import STEP2
+from evo.cell_study import CellStudy
 from evo.explain import explanation_page
 from evo.keeping import tracked_run
 from evo.pair_outputs import write_sheet
@@ -38,12 +39,16 @@ def tracker_of(run: RunDirectory, study: AnyStudy, note: Callable[[str], None]) 
             )
         return loadable(study, study.space.repair(evaluation.candidate.genome), evaluation.weights_version)
 
+    def texts() -> dict[str, str]:
+        explained = {} if isinstance(study, CellStudy) else {"explanation.html": explanation_page(finished())}
+        return {**explained, "trust.txt": trust(finished())}
+
     return resolve(TRACKERS, section.tracker)(
         uri=os.path.expandvars(section.uri),
         experiment=section.experiment,
         run_id=tracked_run(run),
         load_model=model_of,
-        texts=lambda: {"explanation.html": explanation_page(finished()), "trust.txt": trust(finished())},
+        texts=texts,
         draw=(lambda file: write_sheet(study, finished(), file)) if isinstance(study, TranslationStudy) else None,
         note=note,
     )

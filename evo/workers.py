@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -96,13 +96,20 @@ def make_trainer(kit: WorkerKit) -> SupernetTrainer:
 
 
 def build_trainer(study: Study, kit: WorkerKit, address: str | None) -> Trainer | None:
-    """Who trains shared weights: this process or an actor, as for evaluations; None where there are none."""
-    config, execution = study.config, study.config.execution
-    if config.supernet is None:
+    """Who trains shared weights; None where there are none."""
+    if study.config.supernet is None:
         return None
+    here = partial(trainer_of, study.config, study.evaluator, study.space)
+    return trainer_with(study.config.execution, here, partial(make_trainer, kit), address)
+
+
+def trainer_with(
+    execution: Execution, here: Callable[[], Trainer], there: Callable[[], Trainer], address: str | None
+) -> Trainer:
+    """This process or an actor, as for evaluations."""
     if execution.backend == "local" and address is None:
-        return trainer_of(config, study.evaluator, study.space)
-    return RayTrainer(partial(make_trainer, kit), execution.threads, address, execution.gpus, _room(execution))
+        return here()
+    return RayTrainer(there, execution.threads, address, execution.gpus, _room(execution))
 
 
 def reach(execution: Execution, address: str | None) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces.genome import Genome
+from search_spaces.plan import CompressionPlan, Edge
 
 NONE, SKIP = "none", "skip_connect"
 DARTS_OPERATIONS = (
@@ -33,33 +35,6 @@ NODES = 4  # intermediate nodes of a DARTS cell; a NAS-Bench-201 cell has four n
 
 
 @dataclass(frozen=True)
-class Edge:
-    """An operation on the output of an earlier node; numbers count the inputs of the cell first."""
-
-    source: int
-    operation: str
-
-
-@dataclass(frozen=True)
-class CellPlan:
-    """For every kind of cell the edges that enter each node after the inputs. JSON form and digest as a compression plan has."""
-
-    cells: tuple[tuple[tuple[Edge, ...], ...], ...]
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> CellPlan:
-        raw: list[list[list[dict[str, Any]]]] = json.loads(text)["cells"]
-        return cls(tuple(tuple(tuple(Edge(**edge) for edge in node) for node in cell) for cell in raw))
-
-    @property
-    def digest(self) -> str:
-        return hashlib.blake2b(self.to_json().encode(), digest_size=8).hexdigest()
-
-
-@dataclass(frozen=True)
 class CellGene:
     """A choice of node `node` of every or one kind of cell; alleles are operations, or pairs of inputs."""
 
@@ -74,8 +49,8 @@ class CellGene:
 
 
 @dataclass(frozen=True)
-class CellSpace:
-    """What both spaces have in common; implements `SearchSpace` but for `decode`, whose plan is a `CellPlan`."""
+class CellSpace(ABC):
+    """What both spaces have in common."""
 
     genes: tuple[CellGene, ...]
 
@@ -116,6 +91,11 @@ class CellSpace:
                     f"0 <= allele < {gene.cardinality} must hold for gene {gene.name}, but got allele={code}; correct the genome"
                 )
 
+    @abstractmethod
+    def anchors(self) -> tuple[Genome, ...]: ...
+    @abstractmethod
+    def decode(self, genome: Genome) -> CompressionPlan: ...
+
     def repair(self, genome: Sequence[int]) -> Genome:
         return tuple(min(max(0, int(c)), limit - 1) for c, limit in zip(genome, self.cardinalities, strict=True))
 
@@ -142,14 +122,14 @@ class DartsSpace(CellSpace):
             codes[at : at + 3] = [pairs.index((first, second)), one, two]
         return tuple(codes)
 
-    def decode(self, genome: Genome) -> CellPlan:
-        nodes = []
+    def decode(self, genome: Genome) -> CompressionPlan:
+        edges: list[Edge] = []
         for at in range(0, len(genome), 3):
+            cell, node = divmod(at // 3, NODES)
             pair = self.genes[at].alleles[genome[at]]
-            nodes.append(
-                tuple(Edge(i, DARTS_OPERATIONS[o]) for i, o in zip(pair, genome[at + 1 : at + 3], strict=True))
-            )
-        return CellPlan((tuple(nodes[:NODES]), tuple(nodes[NODES:])))
+            chosen = zip(pair, genome[at + 1 : at + 3], strict=True)
+            edges += [Edge(cell, node, source, DARTS_OPERATIONS[code]) for source, code in chosen]
+        return CompressionPlan(edges=tuple(edges))
 
 
 def _canonical(edges: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -178,10 +158,10 @@ class NasBench201Space(CellSpace):
         kinds = ("nor_conv_3x3", SKIP)
         return tuple((NASBENCH201_OPERATIONS.index(kind),) * len(self.genes) for kind in kinds)
 
-    def decode(self, genome: Genome) -> CellPlan:
-        operations = iter(genome)
-        nodes = (tuple(Edge(i, NASBENCH201_OPERATIONS[next(operations)]) for i in range(j)) for j in range(1, NODES))
-        return CellPlan((tuple(nodes),))
+    def decode(self, genome: Genome) -> CompressionPlan:
+        places = [(node, source) for node in range(NODES - 1) for source in range(node + 1)]
+        codes = zip(places, genome, strict=True)
+        return CompressionPlan(edges=tuple(Edge(0, n, i, NASBENCH201_OPERATIONS[code]) for (n, i), code in codes))
 
 
 def nasbench201_space() -> NasBench201Space:
@@ -189,10 +169,22 @@ def nasbench201_space() -> NasBench201Space:
     return NasBench201Space(tuple(CellGene(f"{i}->{j}", NASBENCH201_OPERATIONS, j) for i, j in edges))
 
 
-def topology(plan: CellPlan) -> str:
+def cells_of(plan: CompressionPlan) -> list[list[list[Edge]]]:
+    """The edges of a plan by cell and node."""
+    cells: list[list[list[Edge]]] = []
+    for edge in plan.edges:
+        while edge.cell >= len(cells):
+            cells.append([])
+        while edge.node >= len(cells[edge.cell]):
+            cells[edge.cell].append([])
+        cells[edge.cell][edge.node].append(edge)
+    return cells
+
+
+def topology(plan: CompressionPlan) -> str:
     """Equal for cells that compute the same whatever their weights: skip connections and zeros resolved, sums unordered (the
     canonical string of Dong and Yang 2020, of its last node)."""
-    (cell,) = plan.cells
+    (cell,) = cells_of(plan)
     texts = ["0"]
     for node in cell:
         texts.append("+".join(sorted(_term(texts[edge.source], edge.operation) for edge in node)))

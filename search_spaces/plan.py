@@ -101,8 +101,19 @@ class Bits:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """An operation on an edge of a searched cell: from state `source` (the inputs of the cell counted first) into a node."""
+
+    cell: int
+    node: int
+    source: int
+    operation: str
+
+
+@dataclass(frozen=True)
 class CompressionPlan:
-    """Everything that will be done to a network. What a plan does not mention stays as it is.
+    """Everything that will be done to a network. What a plan does not mention stays as it is. Where cells are searched
+    (`search_spaces.cells`) the network consists of them, and `edges` says all.
 
     Equal plans have equal digests; `CompressionPlan.from_json(plan.to_json()) == plan`.
     """
@@ -113,9 +124,13 @@ class CompressionPlan:
     factors: tuple[Factor, ...] = ()
     sparse: tuple[Sparse, ...] = ()
     bits: tuple[Bits, ...] = ()
+    edges: tuple[Edge, ...] = ()
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        records = asdict(self)
+        if not self.edges:  # as plans were written before there were any, so that their digests stay
+            del records["edges"]
+        return json.dumps(records, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> CompressionPlan:
@@ -137,6 +152,7 @@ _RECORDS: dict[str, type] = {
     "factors": Factor,
     "sparse": Sparse,
     "bits": Bits,
+    "edges": Edge,
 }
 
 

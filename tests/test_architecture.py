@@ -21,6 +21,7 @@ TOP = {
     "evo/cli_starting.py",
     "evo/api.py",
     "evo/build.py",
+    "evo/cell_study.py",
     "evo/doctor.py",
     "evo/explain.py",
     "evo/report.py",

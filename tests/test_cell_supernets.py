@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,12 @@ from evaluators.compose import recalibrate
 from evaluators.count import parameters
 from evaluators.supernets.cell_networks import DartsNetwork, Macro, NasBench201Network, chosen
 from evaluators.supernets.cells import CellSupernet
-from search_spaces.cells import CellPlan, DartsSpace, Edge, NasBench201Space, darts_space, nasbench201_space
+from evo import api
+from evo.config import Config, validate
+from evo.config import load as load_config
+from evo.report import report_html
+from search_spaces.cells import DartsSpace, NasBench201Space, darts_space, nasbench201_space
+from search_spaces.plan import CompressionPlan, Edge
 
 # (operation, source) in pairs per node: the cells that DARTS published as its second-order result
 DARTS_V2 = (
@@ -24,7 +31,7 @@ Kind = tuple[type[DartsNetwork | NasBench201Network], DartsSpace | NasBench201Sp
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
-def plans(kind: Kind, count: int, seed: int = 0) -> list[CellPlan]:
+def plans(kind: Kind, count: int, seed: int = 0) -> list[CompressionPlan]:
     rng = np.random.default_rng(seed)
     return [kind[1].decode(kind[1].sample(rng)) for _ in range(count)]
 
@@ -40,13 +47,13 @@ def supernet(kind: Kind) -> CellSupernet:
 
 
 def test_the_published_darts_network_has_its_published_size() -> None:
-    cells = []
-    for text in DARTS_V2:
+    edges = []
+    for cell, text in enumerate(DARTS_V2):
         words = text.split()
-        edges = [Edge(int(source), operation) for operation, source in zip(words[::2], words[1::2], strict=True)]
-        cells.append(tuple(tuple(edges[at : at + 2]) for at in range(0, 8, 2)))
+        pairs = zip(words[::2], words[1::2], strict=True)
+        edges += [Edge(cell, at // 2, int(source), operation) for at, (operation, source) in enumerate(pairs)]
     with torch.device("meta"):
-        network = DartsNetwork(chosen(CellPlan(tuple(cells))), Macro(36, 20, affine=True))
+        network = DartsNetwork(chosen(CompressionPlan(edges=tuple(edges))), Macro(36, 20, affine=True))
     assert parameters(network) == 3_349_342
 
 
@@ -94,3 +101,65 @@ def test_a_state_put_back_trains_on_equally(kind: Kind) -> None:
     for made in (first, second):
         made.train_step(plans(kind, 1, 5), images, labels, 0.1)
     assert all(torch.equal(a, b) for a, b in zip(first.state().values(), second.state().values(), strict=True))
+
+
+def config(name: str, **changes: object) -> Config:
+    values = {
+        "model": {"factory": "cells"},
+        "cells": {"space": name, "channels": 4, "cells": 1, "final_channels": 4, "final_cells": 1},
+        "data": {"factory": "digits", "validation": 60, "train_limit": 200, "test_limit": 40},
+        "objectives": [{"measure": "top1_error"}, {"measure": "params"}],
+        "supernet": {
+            "warm_up": 0.5,
+            "epochs": 0.5,
+            "horizon": 3,
+            "batch": 40,
+            "subnets": 1,
+            "sandwich": False,
+            "in_place_distillation": False,
+        },
+        "algorithm": {"name": "cars", "params": {"population": 3}},
+        "evaluation": {"step2": {"recalibration": 32, "validation": 60}, "final": {"tune": {"epochs": 0.2}}},
+        "execution": {"backend": "local"},
+        "budget": {"generations": 2},
+        "tracking": {"tracker": "none"},
+    }
+    return validate({**values, **changes})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_cells_are_searched_resumed_trained_and_exported(name: str, tmp_path: Path) -> None:
+    longer = api.run_config(config(name), str(tmp_path / "run"))
+    assert [e.weights_version for e in longer.evaluations] == [1] * 3 + [2] * 6
+    shorter = api.run_config(config(name, budget={"generations": 1}), str(tmp_path / "again"))
+    assert len(shorter.evaluations) == 3
+    result = api.resume(tmp_path / "again", ["budget.generations=2", "evaluation.final.picks=[knee]"])
+    searched = [e for e in result.evaluations if e.candidate.step == "step2"]
+    assert [dict(e.measures) for e in searched] == [dict(e.measures) for e in longer.evaluations]
+    (final,) = result.finals.values()
+    knee = result.pick("knee")
+    assert 0 <= final["test_top1_error"] <= 1 and "cells of" in knee.point.summary
+    assert final["params"] >= knee.point.measures["params"]  # with scales and shifts
+    assert (knee.export(tmp_path / "net", "torch-export") / "model.pt2").is_file()
+
+    assert "Configuration" in report_html(result)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"supernet": None}, "a search of cells needs shared weights, but got no section supernet"),
+        ({"supernet": {"subnets": 4}}, "but got supernet.sandwich=True"),
+        ({"model": {"factory": "digits_cnn"}}, "but got model.factory='digits_cnn'"),
+        ({"objectives": [{"measure": "bops"}, {"measure": "params"}]}, "objectives.0.measure must be one of"),
+    ],
+)
+def test_what_cells_cannot_have_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        api.check_names(config("darts", **changes))
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("data", ["cifar10", "digits"])
+def test_configurations_are_in_order(name: str, data: str) -> None:
+    api.check_names(load_config(Path(__file__).parents[1] / "configs" / f"cars_{name}_{data}.yaml"))

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluators.supernets.cell_operations import DARTS, NASBENCH201, FactorisedReduce, relu_conv_bn
-from search_spaces.cells import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, NODES, CellPlan
+from search_spaces.cells import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, NODES, cells_of
+from search_spaces.plan import CompressionPlan
 
 Edges = Sequence[Sequence[tuple[int, str]]]  # (source, operation) of all edges into every node
 
@@ -47,16 +48,17 @@ class Macro:
     channels: int = 16
     cells: int = 8
     classes: int = 10
+    inputs: int = 3
     affine: bool = False
 
 
 class DartsNetwork(nn.Module):
-    """Images (N, 3, H, W) to logits. The cells at one and two thirds of the depth are reduction cells with twice the channels."""
+    """Images (N, inputs, H, W) to logits. The cells at one and two thirds of the depth reduce, with twice the channels."""
 
     def __init__(self, edges: Sequence[Edges], macro: Macro) -> None:
         super().__init__()
         before_last, last, channels = 3 * macro.channels, 3 * macro.channels, macro.channels
-        self.stem = nn.Sequential(nn.Conv2d(3, last, 3, padding=1, bias=False), nn.BatchNorm2d(last))
+        self.stem = nn.Sequential(nn.Conv2d(macro.inputs, last, 3, padding=1, bias=False), nn.BatchNorm2d(last))
         self.cells = nn.ModuleList()
         reductions = {macro.cells // 3, 2 * macro.cells // 3}
         for number in range(macro.cells):
@@ -105,12 +107,12 @@ class DartsCell(nn.Module):
 
 
 class NasBench201Network(nn.Module):
-    """Images (N, 3, H, W) to logits: three stages of `cells` cells, with a residual block of stride 2 between stages."""
+    """Images (N, inputs, H, W) to logits: three stages of `cells` cells, with a residual block of stride 2 between stages."""
 
     def __init__(self, edges: Sequence[Edges], macro: Macro) -> None:
         super().__init__()
         channels = macro.channels
-        self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.stem = nn.Sequential(nn.Conv2d(macro.inputs, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
         self.cells = nn.ModuleList()
         for stage in range(3):
             if stage:
@@ -145,12 +147,16 @@ class Reduction(nn.Module):
         return self.shortcut(x) + self.conv2(self.conv1(x))
 
 
-def chosen(plan: CellPlan) -> list[Edges]:
+def chosen(plan: CompressionPlan) -> list[Edges]:
     """The edges of a plan, by kind of cell."""
-    return [[[(edge.source, edge.operation) for edge in node] for node in cell] for cell in plan.cells]
+    return [[[(edge.source, edge.operation) for edge in node] for node in cell] for cell in cells_of(plan)]
 
 
-def every_edge(kind: type[nn.Module]) -> list[Edges]:
+CellNetwork = DartsNetwork | NasBench201Network
+KINDS: Mapping[str, type[CellNetwork]] = {"darts": DartsNetwork, "nasbench201": NasBench201Network}
+
+
+def every_edge(kind: type[CellNetwork]) -> list[Edges]:
     """All edges that any plan has, with all operations."""
     if kind is DartsNetwork:
         cell = [[(i, o) for i in range(node + 2) for o in DARTS_OPERATIONS] for node in range(NODES)]

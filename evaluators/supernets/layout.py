@@ -29,7 +29,7 @@ class Layout:
     def kept(self, plan: CompressionPlan) -> dict[str, int]:
         """Units kept in every group that the plan narrows; ValueError where shared weights cannot serve the plan."""
         of_plan(self.trace.network, plan)
-        for name in ("masks", "factors", "sparse"):
+        for name in ("masks", "factors", "sparse", "edges"):
             if getattr(plan, name):
                 raise ValueError(
                     f"a plan on shared weights must consist of {', '.join(ELASTIC)}, but got {name}; set them to [] in the space"

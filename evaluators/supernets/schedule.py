@@ -10,8 +10,7 @@ import numpy as np
 
 from evo.randomness import stream
 from search_spaces.elastic import largest, narrowest
-from search_spaces.genome import Genome
-from search_spaces.network import Network
+from search_spaces.genome import Genome, SearchSpace
 from search_spaces.plan import CompressionPlan, Skip
 from search_spaces.space import CompressionSpace
 
@@ -57,20 +56,30 @@ class Schedule:
         return self.lr_min + 0.5 * (self.lr - self.lr_min) * (1 + math.cos(math.pi * done))
 
     def plans(
-        self, space: CompressionSpace, population: Sequence[Genome], seed: int, step: int
+        self, space: SearchSpace, population: Sequence[Genome], seed: int, step: int
     ) -> tuple[CompressionPlan, ...]:
-        """What this step trains: drawn from the population with replacement, or from the whole space without one."""
+        """What this step trains: drawn from the population with replacement, or from the whole space without one. Raises
+        ValueError for the sandwich rule or layer drop in a space that has no largest network."""
         rng = stream(seed, "subnets", step)
-        fixed = [largest(space), narrowest(space)] if self.sandwich else []
+        fixed = [largest(_compressing(space)), narrowest(_compressing(space))] if self.sandwich else []
         count = self.subnets - len(fixed)
         drawn = [population[i] for i in rng.integers(0, len(population), count)] if population else []
         genomes = drawn or [space.sample(rng) for _ in range(count)]
-        dropped = (self._dropped(space.network, space.decode(genome), rng) for genome in genomes)
+        dropped = (self._dropped(space, space.decode(genome), rng) for genome in genomes)
         return (*(space.decode(genome) for genome in fixed), *dropped)
 
-    def _dropped(self, network: Network, plan: CompressionPlan, rng: np.random.Generator) -> CompressionPlan:
+    def _dropped(self, space: SearchSpace, plan: CompressionPlan, rng: np.random.Generator) -> CompressionPlan:
         if not self.layer_drop:
             return plan
-        present = [block.name for block in network.blocks if Skip(block.name) not in plan.skips]
+        present = [block.name for block in _compressing(space).network.blocks if Skip(block.name) not in plan.skips]
         gone = [name for name in present if rng.random() < self.layer_drop]
         return CompressionPlan(plan.widths, skips=(*plan.skips, *map(Skip, gone)), bits=plan.bits)
+
+
+def _compressing(space: SearchSpace) -> CompressionSpace:
+    if not isinstance(space, CompressionSpace):
+        raise ValueError(
+            f"the sandwich rule and layer drop need a space of compressions, but got {type(space).__name__}; "
+            "set supernet.sandwich=false and supernet.layer_drop=0"
+        )
+    return space

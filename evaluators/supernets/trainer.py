@@ -12,9 +12,8 @@ from evaluators.data import Splits
 from evaluators.supernets.protocol import Supernet
 from evaluators.supernets.schedule import Schedule
 from evaluators.supernets.weights import Kept, WeightStore
-from search_spaces.genome import Genome
+from search_spaces.genome import Genome, SearchSpace
 from search_spaces.plan import CompressionPlan
-from search_spaces.space import CompressionSpace
 
 PAUSE_S = 60.0  # of training that a crash may lose
 
@@ -24,7 +23,7 @@ class SupernetTrainer:
     """Batches, subnets and learning rates are functions of the seed and the step, so a state is weights, momentum and step."""
 
     supernet: Supernet[CompressionPlan]
-    space: CompressionSpace
+    space: SearchSpace
     splits: Splits
     schedule: Schedule
     store: WeightStore
