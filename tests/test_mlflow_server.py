@@ -127,11 +127,8 @@ class Pages:
 
     def __init__(self, browser: Any, url: str, experiment: str) -> None:
         self.errors: list[str] = []
-        self._url, self._experiment = url, experiment
-        self._page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        self._page.set_default_timeout(120_000)
-        self._page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self._page.on("console", self._listen)
+        self._browser, self._url, self._experiment = browser, url, experiment
+        self._page: Any = None
 
     def _listen(self, message: Any) -> None:
         own = message.text.startswith("Failed to load resource") or "ResizeObserver" in message.text
@@ -139,13 +136,21 @@ class Pages:
             self.errors.append(message.text)
 
     def open(self, path: str) -> Any:
-        self._page.goto(f"{self._url}/#/experiments/{self._experiment}/{path}")
+        return self._visit(f"experiments/{self._experiment}/{path}")
+
+    def _visit(self, path: str) -> Any:
+        if self._page is not None:  # a visit of its own: within one, MLflow would keep the artifact shown before
+            self._page.close()
+        self._page = self._browser.new_page(viewport={"width": 1500, "height": 1000})
+        self._page.set_default_timeout(120_000)
+        self._page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self._page.on("console", self._listen)
+        self._page.goto(f"{self._url}/#/{path}")
         return self._page
 
     def compare(self, runs: list[str]) -> Any:
         wanted = {"runs": json.dumps(runs), "experiments": json.dumps([self._experiment])}
-        self._page.goto(f"{self._url}/#/compare-runs?{urllib.parse.urlencode(wanted, quote_via=urllib.parse.quote)}")
-        return self._page
+        return self._visit(f"compare-runs?{urllib.parse.urlencode(wanted, quote_via=urllib.parse.quote)}")
 
     def shoot(self, name: str) -> None:
         """Keep a picture for people where they ask for it."""
