@@ -123,6 +123,11 @@ class LossTables:
 
         return tabulate(genes, self.space.cardinalities, worth)
 
+    @property
+    def cost_measures(self) -> tuple[str, ...]:
+        """The measures of costs that have tables."""
+        return self._costs.measures
+
     @cached_property
     def separable(self) -> Separable:
         """The same as sums of tables; what binary codes do is taken as independent between the units."""

@@ -30,7 +30,7 @@ from evo.algorithm import AnyAlgorithm
 from evo.candidates import STEP1, STEP2, Scorer, rung_steps
 from evo.checks import algorithm_class, check
 from evo.config import AlgorithmConfig, Config
-from evo.feasible_space import within_limits
+from evo.feasible_space import FeasibleSpace
 from evo.inputs import Given, check_kept, device_of, load_model, load_splits, new_model, space_of, step_options
 from evo.local_search import LocalSearch, Unweighted, priced
 from evo.problem import Constraint, Problem
@@ -106,9 +106,7 @@ def build_algorithm(
             params["calibrations"] = by_terms
         if learned:
             weigher = Unweighted(len(tables.terms)) if "calibration" in params else next(iter(by_terms.values()))
-            params["local_search"] = LocalSearch(
-                tables.separable.columns(_priced(problem, tables)), weigher, next(iter(learned))
-            )
+            params["local_search"] = LocalSearch(tables, _priced(problem, tables), weigher, next(iter(learned)))
     try:
         algorithm: AnyAlgorithm = made(problem=problem, **params)
     except (TypeError, ValueError) as error:
@@ -116,9 +114,9 @@ def build_algorithm(
     return algorithm
 
 
-def _priced(problem: Problem, tables: LossTables) -> list[str]:
+def _priced(problem: Problem, tables: LossTables) -> tuple[str, ...]:
     named = [*(o.measure for o in problem.objectives), *(c.measure for c in problem.constraints)]
-    return priced(list(dict.fromkeys(named)), tables.separable.measures)
+    return priced(list(dict.fromkeys(named)), tables.cost_measures)
 
 
 def build_study(config: Config, folder: Path | None, given: Given) -> Study:
@@ -216,7 +214,8 @@ def build_problem(
         _check_reachable(constraint, space, tables)
     if not config.repair_limits:
         return problem
-    return replace(problem, space=within_limits(space, problem.constraints, tables, tables.separable))
+    limits = tuple(c for c in problem.constraints if c.measure in tables.cost_measures)
+    return replace(problem, space=FeasibleSpace(space, tables, tables, limits)) if limits else problem
 
 
 def _check_reachable(constraint: Constraint, space: CompressionSpace, tables: LossTables) -> None:

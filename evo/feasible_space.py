@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from evo.candidates import Scorer
-from evo.local_search import price_range
+from evo.local_search import Tabulated, price_range
 from evo.problem import Constraint
 from evo.separable import Separable, descend
 from search_spaces.genome import Genome, SearchSpace
@@ -29,12 +29,12 @@ class FeasibleSpace:
 
     A genome over a limit pays a price for the cost, which rises until what is left of it fits: every gene then has the allele
     of least loss plus price times cost, among those that cost no more than its own. Genomes within the limits, and those that no
-    price brings there, are repaired as in `space`. `model` has a column for the measure of every limit.
+    price brings there, are repaired as in `space`. `tables` have a column for the measure of every limit.
     """
 
     space: SearchSpace
     scorer: Scorer
-    model: Separable
+    tables: Tabulated
     limits: tuple[Constraint, ...]
     _known: dict[Genome, Genome] = field(default_factory=dict, repr=False, compare=False)
 
@@ -96,6 +96,10 @@ class FeasibleSpace:
         return np.stack([scores[limit.measure] - limit.upper for limit in self.limits], axis=1)
 
     @cached_property
+    def model(self) -> Separable:
+        return self.tables.separable.columns([limit.measure for limit in self.limits])
+
+    @cached_property
     def _ladder(self) -> Array:
         """Prices (PRICES, limits), rising."""
         low, high = price_range(self.model.alone(np.ones(self.model.weights)))
@@ -103,11 +107,3 @@ class FeasibleSpace:
         return np.asarray(
             np.where(high > 0, low, 1.0) ** (1 - share) * (ABOVE * np.where(high > 0, high, 1.0)) ** share
         )
-
-
-def within_limits(
-    space: SearchSpace, constraints: Sequence[Constraint], scorer: Scorer, model: Separable
-) -> SearchSpace:
-    """`space` with a repair for those constraints whose measure is a cost of the tables."""
-    limits = tuple(c for c in constraints if c.measure in model.measures)
-    return FeasibleSpace(space, scorer, model.columns([c.measure for c in limits]), limits) if limits else space

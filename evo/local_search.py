@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,12 @@ PRICES = (0.02, 0.98)  # quantiles of loss per cost saved, over the steps of all
 FREE = 0.1  # share of the prices that are nothing
 DRAWN = 0.5  # share of the rows that use weights drawn from the posterior instead of its mode
 FROM_FULL = 0.5  # share of the rows that begin at the uncompressed network
+
+
+class Tabulated(Protocol):
+    @property
+    def separable(self) -> Separable:
+        """The cheap step as tables; made when first asked for."""
 
 
 class Weigher(Protocol):
@@ -38,12 +45,17 @@ class Unweighted:
 class LocalSearch:
     """Descends on loss + prices . costs from given codes, for prices that cover all useful trade-offs.
 
-    `measure` is the measured quantity that the weights are learned from.
+    `priced` are the costs that have a price, `measure` is the measured quantity that the weights are learned from.
     """
 
-    model: Separable
+    tables: Tabulated
+    priced: tuple[str, ...]
     weigher: Weigher
     measure: str
+
+    @cached_property
+    def model(self) -> Separable:
+        return self.tables.separable.columns(self.priced)
 
     def propose(self, rng: Rng, count: int, starts: Array, codes: Array, value: Array) -> Array:
         """Unrepaired codes (at most count, L) without repetition; starts (S, L), measured codes (K, L) and values (K,)."""
@@ -94,7 +106,7 @@ def _ratios(dimensions: int) -> Array:
     return np.asarray(root ** -np.arange(1.0, dimensions + 1))
 
 
-def priced(objectives: Sequence[str], measures: Sequence[str]) -> list[str]:
+def priced(objectives: Sequence[str], measures: Sequence[str]) -> tuple[str, ...]:
     """The costs to put a price on: those of the problem that the tables give, or macs where there is none."""
-    named = [name for name in objectives if name in measures]
-    return named or [name for name in ("macs",) if name in measures]
+    named = tuple(name for name in objectives if name in measures)
+    return named or tuple(name for name in ("macs",) if name in measures)

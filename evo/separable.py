@@ -29,6 +29,10 @@ class Separable:
     measures: tuple[str, ...]
 
     @property
+    def separable(self) -> Separable:
+        return self
+
+    @property
     def weights(self) -> int:
         """How many weights the terms have."""
         return 1 + max(self.owners, default=-1)

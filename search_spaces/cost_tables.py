@@ -64,7 +64,7 @@ class CostTables:
         if self._masks:
             return tuple(self._alone(gene, self.costs) for gene in range(len(self.space.genes)))
         rest = [
-            self._alone(gene, partial(self._large_costs, self._large))
+            self._alone(gene, partial(self._large_costs, [part for part in self._large if gene in part.genes]))
             for gene in sorted(frozenset().union(*(part.genes for part in self._large)))
         ]
         return (*self._tables, *rest)

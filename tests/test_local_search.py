@@ -78,7 +78,7 @@ def test_descent_finds_the_best_genome_for_its_prices(seed: int) -> None:
 
 def test_proposals_lie_on_the_front_of_the_closed_form_and_cover_its_costs() -> None:
     model = knapsack().columns(["own"])
-    search = LocalSearch(model, Unweighted(4), "error")
+    search = LocalSearch(model, ("own",), Unweighted(4), "error")
     none = np.zeros((0, 4), dtype=np.int64)
     found = search.propose(np.random.default_rng(0), 100, none, none, np.zeros(0))
     points = np.hstack([summed(model.terms, everything(), 1), model.cost(everything())])
@@ -209,7 +209,7 @@ SOME = run(NSGA(TWO, population=1), 1)[0][0].candidates[0]
 
 def test_few_measurements_reach_more_with_seeds_from_the_tables() -> None:
     model = terms_of_error()
-    search = LocalSearch(model, Unweighted(len(model.terms)), "error")
+    search = LocalSearch(model, ("cost",), Unweighted(len(model.terms)), "error")
     inner = NSGA(TWO, population=20)
     plain = TwoStep(TWO, inner, 5, surrogates=SURROGATES)
     searched = dataclasses.replace(plain, local_search=search)
@@ -221,7 +221,7 @@ def test_few_measurements_reach_more_with_seeds_from_the_tables() -> None:
 
 def test_local_search_is_a_function_of_its_place_and_can_be_switched_off() -> None:
     model = terms_of_error()
-    search = LocalSearch(model, Unweighted(len(model.terms)), "error")
+    search = LocalSearch(model, ("cost",), Unweighted(len(model.terms)), "error")
     algorithm = TwoStep(
         TWO, NSGA(TWO, population=8), 4, surrogates=SURROGATES, local_search=search, seeds=30, neighbours=0
     )
@@ -239,7 +239,7 @@ def test_a_search_with_proposals_goes_on_from_storage() -> None:
     model = terms_of_error()
 
     def begin() -> TwoStep:
-        search = LocalSearch(model, Unweighted(len(model.terms)), "error")
+        search = LocalSearch(model, ("cost",), Unweighted(len(model.terms)), "error")
         return TwoStep(
             TWO, NSGA(TWO, population=6), 3, surrogates=SURROGATES, local_search=search, seeds=20, neighbours=20
         )
