@@ -100,11 +100,13 @@ def cost(study: TranslationStudy, genome: Genome) -> float:
     return float(CostTables(study.space).costs(np.array([genome]))["params"][0])
 
 
-def loss(evaluation: Evaluation, result: Result) -> float:
-    """The fidelity terms of the paper's joint objective, of a pair."""
+def loss(evaluation: Evaluation, result: Result, direction: str = "") -> float:
+    """The fidelity terms of the paper's objective: of a pair, or of one generator ("_a_to_b") beside what it was scored with."""
     weights = result.config.gan.fitness if result.config.gan else None
     cycle = weights.cycle if weights else 0.0
-    return evaluation.measures["discriminator_distance"] + cycle * evaluation.measures["cycle_l2"]
+    return (
+        evaluation.measures[f"discriminator_distance{direction}"] + cycle * evaluation.measures[f"cycle_l2{direction}"]
+    )
 
 
 def best_pair(result: Result) -> Genome:
@@ -116,7 +118,7 @@ def best_pair(result: Result) -> Genome:
 
 
 def best_halves(result: Result) -> Genome:
-    """The fittest generator of each population, which never met."""
+    """The generator of least loss of each population, which never met."""
     first, second = parts_of(result.problem.space, PATTERNS)
     chosen = [fittest(result, part.name).candidate.genome for part in (first, second)]
     return second.joined(second.of(chosen[1]), chosen[0])
@@ -132,7 +134,7 @@ def fittest(result: Result, direction: str) -> Evaluation:
         raise ValueError(
             f"the search must find a generator {direction} within its limits, but got none; raise the budget"
         )
-    return max(within, key=lambda e: e.measures[f"paper_fitness_alone_{direction}"])
+    return min(within, key=lambda e: loss(e, result, f"_{direction}"))
 
 
 def scaled(study: TranslationStudy, params: float, order: Callable[[MaskGene, int], Sequence[int]]) -> Genome:

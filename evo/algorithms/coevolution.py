@@ -60,7 +60,8 @@ class Coevolution:
     hardly selects where fitness differs little, or by `mating: tournament` (of two, the fitter). `first_measure` stands for it
     in the first generation.
 
-    `independent` parts never meet: the rest of the network stays uncompressed, which is what co-evolution is compared with.
+    `independent` parts never meet: the rest of the network stays uncompressed, and each is scored beside that from the first
+    generation on, which is what co-evolution is compared with.
 
     Without a fitness each population is survived by `selection` over the problem's objectives, parents are drawn by tournaments,
     crossed at `crossover_rate` and mutated, and the best partner is the member of the other part's front that is closest to the
@@ -183,7 +184,8 @@ class Coevolution:
         return np.array([e.measures.get(self._measure(e.candidate), np.nan) for e in population], dtype=float)
 
     def _measure(self, candidate: Candidate) -> str:
-        name = self.fitness_measure if candidate.opponents else self.first_measure or self.fitness_measure
+        alone = self.first_measure and not (candidate.opponents or self.independent)
+        name = self.first_measure if alone else self.fitness_measure
         return f"{name}_{candidate.role}"
 
     def _bred_by_roulette(self, part: Part, own: Population, rng: Rng) -> Iterator[tuple[Genome, tuple[str, ...]]]:
