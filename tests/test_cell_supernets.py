@@ -127,8 +127,12 @@ def config(name: str, **changes: object) -> Config:
     return validate({**values, **changes})
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_cells_are_searched_resumed_trained_and_exported(name: str, tmp_path: Path) -> None:
+def test_cells_of_darts_are_searched_on_shared_weights(tmp_path: Path) -> None:
+    result = api.run_config(config("darts", budget={"generations": 1}), str(tmp_path / "run"))
+    assert [e.weights_version for e in result.evaluations] == [1] * 3 and all(e.completed for e in result.evaluations)
+
+
+def test_cells_are_searched_resumed_trained_and_exported(tmp_path: Path, name: str = "nasbench201") -> None:
     longer = api.run_config(config(name), str(tmp_path / "run"))
     assert [e.weights_version for e in longer.evaluations] == [1] * 3 + [2] * 6
     shorter = api.run_config(config(name, budget={"generations": 1}), str(tmp_path / "again"))
