@@ -30,7 +30,7 @@ def write(
         "command": "python -m benchmarks." + (module or name),
         "arguments": [a for a in sys.argv[1:] if not a.startswith("/")],
         "date": date.today().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
         "seeds": list(seeds),
         "figures": dict(figures),
@@ -40,6 +40,6 @@ def write(
     return file
 
 
-def _commit() -> str:
+def commit() -> str:
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return found.stdout.strip()

@@ -1,6 +1,6 @@
 """How much sooner the two-step search reaches the hypervolume with which other searches end their budget.
 
-    python -m benchmarks.search_efficiency --network resnet20 --weights FILE --data DIR --work DIR [--seeds 0 1 2]
+    python -m benchmarks.search_efficiency --network resnet20 --weights FILE --data DIR [--seeds 0 1 2]
 
 Every search (ours and each peer, once per seed) has the same configuration apart from its algorithm, the same evaluator code, one
 worker of one thread, and a clock of processor time that starts with the process (benchmarks/timed_search.py), so our statistics
@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--network", choices=SETTINGS, default="resnet20")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for finished trajectories")
+    parser.add_argument("--work", type=Path, default=record.RESULTS / "trajectories", help="finished searches")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--only", nargs="+", choices=[OURS, *PEERS], help="run these alone; figures use all that is there"

@@ -17,13 +17,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
+from benchmarks import record
 from evo.api import Listeners, run_config
 from evo.candidates import STEP2, Evaluation
 from evo.config import load
@@ -38,7 +39,7 @@ NO_FINAL = ["evaluation.final.picks=[]", "budget.generations=null", "budget.minu
 
 @dataclass(frozen=True)
 class Known:
-    """A step-2 evaluation, its `seconds` of processor time and of wall time since the start, and its measures."""
+    """A step-2 evaluation, its `seconds` of processor time and of wall time since the start, and its objectives."""
 
     key: str
     seconds: float
@@ -51,6 +52,7 @@ class Trajectory:
     """A search up to its budget: objectives (all minimised) with the reference point, evaluations in order of time."""
 
     config: str
+    commit: str
     sets: Sequence[str]
     seed: int
     objectives: Sequence[str]
@@ -124,13 +126,15 @@ def run(config: str, sets: Sequence[str], seconds: float) -> Trajectory:
         with contextlib.suppress(KeyboardInterrupt):
             run_config(settings, directory, listeners=Listeners(clock))
         result: Result = load_result(directory)
+    objectives = [o.measure for o in result.problem.objectives]
     return Trajectory(
         config,
+        record.commit(),
         [s for s in sets if "/" not in s],
         settings.seed,
-        [o.measure for o in result.problem.objectives],
+        objectives,
         [float(bound) for bound in result.problem.reference],
-        clock.known,
+        [replace(k, measures={o: k.measures[o] for o in objectives}) for k in clock.known],
         processor_seconds(),
         time.time() - clock.started,
     )
