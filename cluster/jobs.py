@@ -141,7 +141,7 @@ class JobServer:
         try:
             yield
         except AuthenticationError as error:
-            raise ConnectionError(_token_sentence(self._address, str(error))) from error
+            raise ConnectionError(_token_sentence(self._address)) from error
         except (RuntimeError, OSError, KeyError) as error:  # of requests too, and of an answer that is not Ray's
             raise ConnectionError(
                 f"{self._address} must accept the request, but got {_first_line(error)}; is it a Ray job server?"
@@ -186,8 +186,8 @@ def token_of(environment: Any) -> str:
     return file.read_text().strip() if file.is_file() else ""
 
 
-def _token_sentence(address: str, text: str) -> str:
-    got = "a wrong token" if "403" in text or "nvalid" in text else "no token"
+def _token_sentence(address: str) -> str:
+    got = "a wrong token" if token_of(os.environ) else "no token"
     return (
         f"{address} must be given the cluster's token, but got {got}; set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the value "
         "that the head was started with"

@@ -21,8 +21,10 @@ from evo.image_sheet import Columns, draw_sheet
 from evo.randomness import evaluation_seed
 from evo.result import Result
 from evo.translation import TranslationStudy
+from search_spaces.costs import costs
+from search_spaces.phenotype import of_plan
 from search_spaces.plan import CompressionPlan
-from search_spaces.subnetwork import part_of_plan
+from search_spaces.subnetwork import part_of_network, part_of_plan
 
 SHEET_FILE = "figures/translations.png"
 SHEET_IMAGES, SHEET_POINTS = 4, 5
@@ -40,16 +42,26 @@ def export_pair(
     device = torch.device("cpu")
     batches = list(study.splits.calibration_batches(EXPORT_IMAGES, EXPORT_BATCH, device))
     for at, direction in enumerate(DIRECTIONS):
+        part = part_of_plan(plan, f"{direction}.")
         export(
             module.get_submodule(direction),
             study.example[at],
             out / direction,
             kind,
-            {**facts, "direction": direction},
-            part_of_plan(plan, f"{direction}."),
+            {**facts, "direction": direction, "measures": _own(study, facts["measures"], part, direction)},
+            part,
             [batch[at] for batch in batches],
         )
     return out
+
+
+def _own(
+    study: TranslationStudy, measures: Mapping[str, float], part: CompressionPlan, direction: str
+) -> dict[str, float]:
+    """The pair's measures with the costs of one generator in place of theirs; the peak of activations is told of both only."""
+    network = part_of_network(study.trace.network, f"{direction}.")
+    found = {name: float(value[0]) for name, value in costs(network, of_plan(network, part)).items()}
+    return {name: found.get(name, value) for name, value in measures.items() if name != "peak_activation_bytes"}
 
 
 def write_sheet(study: TranslationStudy, result: Result, file: Path) -> None:
