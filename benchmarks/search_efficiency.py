@@ -123,7 +123,7 @@ def _write(network: str, known: Mapping[tuple[str, int], Trajectory], setting: S
         **{k: v for k, v in before.get("figures", {}).items() if not k.endswith(network)},
         **{f"ratio_{name}_{network}": value for name, value in medians.items()},
     }
-    if medians:
+    if len(medians) == len(PEERS):  # the smallest of some would promise too much
         figures[f"ratio_min_{network}"] = min(medians.values())
         figures[f"ratio_worst_seed_{network}"] = min(found.values())
     runs = {f"{name}/{seed}": _summary(t) for (name, seed), t in sorted(known.items())}

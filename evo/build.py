@@ -33,10 +33,10 @@ from evo.config import AlgorithmConfig, Config
 from evo.feasible_space import FeasibleSpace
 from evo.inputs import Given, check_kept, device_of, load_model, load_splits, new_model, space_of, step_options
 from evo.local_search import LocalSearch, Unweighted, priced
-from evo.problem import Constraint, Problem
+from evo.problem import Problem
 from evo.problem_config import problem_of
 from evo.randomness import derived_seed
-from evo.reachable import smallest
+from evo.reachable import require_reachable
 from evo.registry import CRITERIA, resolve
 from evo.space_file import SPACE_FILE, space_to_json
 from evo.storage import RunDirectory
@@ -210,23 +210,12 @@ def build_problem(
 ) -> Problem:
     """The problem of a configuration; raises ValueError for a limit that no genome meets."""
     problem = problem_of(config, space, baseline)
-    for constraint in problem.constraints:
-        _check_reachable(constraint, space, tables)
+    known = {c.measure for c in problem.constraints} - {*LEARNED, LATENCY}
+    require_reachable(problem, space, known, tables.score)
     if not config.repair_limits:
         return problem
     limits = tuple(c for c in problem.constraints if c.measure in tables.cost_measures)
     return replace(problem, space=FeasibleSpace(space, tables, tables, limits)) if limits else problem
-
-
-def _check_reachable(constraint: Constraint, space: CompressionSpace, tables: LossTables) -> None:
-    if constraint.measure in (*LEARNED, LATENCY):
-        return
-    least = smallest(space, lambda codes: tables.score(codes)[constraint.measure])
-    if least > constraint.upper:
-        raise ValueError(
-            f"some genome must meet every constraint, but got {constraint.measure}<={constraint.upper:g} where the smallest "
-            f"reachable is {least:g}; raise the limit or allow more compression in space (evo doctor shows what each layer holds)"
-        )
 
 
 def scorers(study: Study) -> dict[str, Scorer]:

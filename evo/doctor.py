@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def reachable(space: CompressionSpace) -> dict[str, float]:
 
     narrowest = np.zeros((1, len(space.genes)), dtype=np.int64)
     peak = costs(space.network, space.phenotypes(narrowest), peak=True)["peak_activation_bytes"]
-    least = {name: smallest(space, lambda codes, name=name: cost(name, codes)) for name in REACHABLE[:2]}  # type: ignore[misc]
+    least = {name: smallest(space, partial(cost, name)) for name in REACHABLE[:2]}
     return {**least, REACHABLE[2]: float(peak[0])}
 
 

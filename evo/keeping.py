@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from evo.archive import pareto_front
-from evo.candidates import STEP2, Evaluation
-from evo.observers import Standing
+from evo.candidates import STEP2
+from evo.observers import EveryRound, Standing
 from evo.problem import Problem
 from evo.storage import RunDirectory
 
@@ -26,44 +26,28 @@ def tracked_run(run: RunDirectory) -> str:
     return str(json.loads(run.folder.read(TRACKING_FILE))["run_id"])
 
 
-class KeepTracking:
+class KeepTracking(EveryRound):
     """Writes the tracker's run id into the run directory as soon as there is one."""
 
     def __init__(self, run: RunDirectory, tracker: Tracked) -> None:
         self._run, self._tracker, self._written = run, tracker, tracked_run(run)
 
     def on_start(self, standing: Standing) -> None:
-        self._keep()
+        self.act(standing)
 
-    def on_evaluation(self, evaluation: Evaluation) -> None: ...
-
-    def on_round(self, standing: Standing) -> None:
-        self._keep()
-
-    def on_end(self, standing: Standing, status: str) -> None:
-        self._keep()
-
-    def _keep(self) -> None:
+    def act(self, standing: Standing) -> None:
         if self._tracker.run_id != self._written:
             self._written = self._tracker.run_id
             self._run.write(TRACKING_FILE, json.dumps({"run_id": self._written}).encode())
 
 
-class KeepFront:
+class KeepFront(EveryRound):
     """Deletes the step-2 weights of candidates that are not on the front; what is needed again is made again, equally."""
 
     def __init__(self, problem: Problem, folder: Path | None) -> None:
         self._problem, self._folder = problem, folder
 
-    def on_start(self, standing: Standing) -> None: ...
-    def on_evaluation(self, evaluation: Evaluation) -> None: ...
-    def on_round(self, standing: Standing) -> None:
-        self._sweep(standing)
-
-    def on_end(self, standing: Standing, status: str) -> None:
-        self._sweep(standing)
-
-    def _sweep(self, standing: Standing) -> None:
+    def act(self, standing: Standing) -> None:
         if self._folder is None:
             return
         space = self._problem.space

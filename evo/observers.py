@@ -41,6 +41,20 @@ class SearchObserver(Protocol):
         """`status` is "finished", "interrupted" or "failed"; the last two can be resumed."""
 
 
+class EveryRound:
+    """An observer that does one thing, after every committed round and at the end."""
+
+    def on_start(self, standing: Standing) -> None: ...
+    def on_evaluation(self, evaluation: Evaluation) -> None: ...
+    def on_round(self, standing: Standing) -> None:
+        self.act(standing)
+
+    def on_end(self, standing: Standing, status: str) -> None:
+        self.act(standing)
+
+    def act(self, standing: Standing) -> None: ...
+
+
 class Audience:
     """Observers, each isolated from the search and from the others."""
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from evo.archive import pareto_front
 from evo.candidates import STEP2, Batch, Evaluation
-from evo.observers import Standing
+from evo.observers import EveryRound, Standing
 from evo.problem import Problem
 from search_spaces.genome import Genome
 
@@ -53,21 +53,13 @@ def version_for(trainer: Trainer | None, batch: Batch, archive: Sequence[Evaluat
     return latest
 
 
-class KeepVersions:
+class KeepVersions(EveryRound):
     """Deletes weights that neither a member of the front nor a resumed search can need."""
 
     def __init__(self, problem: Problem, store: Versions) -> None:
         self._problem, self._store = problem, store
 
-    def on_start(self, standing: Standing) -> None: ...
-    def on_evaluation(self, evaluation: Evaluation) -> None: ...
-    def on_round(self, standing: Standing) -> None:
-        self._sweep(standing)
-
-    def on_end(self, standing: Standing, status: str) -> None:
-        self._sweep(standing)
-
-    def _sweep(self, standing: Standing) -> None:
+    def act(self, standing: Standing) -> None:
         present = sorted(self._store.versions())
         front = pareto_front(self._problem, standing.evaluations, STEP2)
         needed = {*present[-KEPT_VERSIONS:], *(e.weights_version for e in front)}

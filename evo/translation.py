@@ -31,7 +31,7 @@ from evo.config import Config, Gan, parse
 from evo.inputs import check_kept, device_of, space_of, step_options
 from evo.problem import Problem
 from evo.problem_config import problem_of
-from evo.reachable import smallest
+from evo.reachable import require_reachable
 from evo.registry import CRITERIA, DATASETS, DISCRIMINATORS, GENERATORS, resolve
 from evo.space_file import SPACE_FILE, space_to_json
 from evo.storage import RunDirectory
@@ -205,20 +205,9 @@ def untrained(config: Config) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 def pair_problem(config: Config, space: CompressionSpace, baseline: Mapping[str, float]) -> Problem:
     """The problem of a configuration; raises ValueError for a limit that no genome meets."""
     problem = problem_of(config, space, baseline)
-    _check_reachable(problem, space)
-    return problem
-
-
-def _check_reachable(problem: Problem, space: CompressionSpace) -> None:
     tables = CostTables(space)
-    known = tables.costs(np.array([space.anchors()[0]]))
-    for constraint in (c for c in problem.constraints if c.measure in known):
-        least = smallest(space, lambda codes, name=constraint.measure: tables.costs(codes)[name])  # type: ignore[misc]
-        if least > constraint.upper:
-            raise ValueError(
-                f"some genome must meet every constraint, but got {constraint.measure}<={constraint.upper:g} where the smallest "
-                f"reachable is {least:g}; raise the limit or allow more compression in space"
-            )
+    require_reachable(problem, space, tables.costs(np.array([space.anchors()[0]])), tables.costs)
+    return problem
 
 
 def keep_translation(study: TranslationStudy, run: RunDirectory) -> TranslationStudy:

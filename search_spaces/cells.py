@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from search_spaces.coded import CodedSpace
 from search_spaces.genome import Genome
 from search_spaces.plan import CompressionPlan, Edge
 
@@ -49,22 +50,10 @@ class CellGene:
 
 
 @dataclass(frozen=True)
-class CellSpace(ABC):
+class CellSpace(CodedSpace[CellGene], ABC):
     """What both spaces have in common."""
 
     genes: tuple[CellGene, ...]
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        return tuple(gene.name for gene in self.genes)
-
-    @cached_property
-    def cardinalities(self) -> tuple[int, ...]:
-        return tuple(gene.cardinality for gene in self.genes)
-
-    @cached_property
-    def ordinal(self) -> tuple[bool, ...]:
-        return tuple(gene.ordinal for gene in self.genes)
 
     @cached_property
     def digest(self) -> str:
@@ -79,17 +68,6 @@ class CellSpace(ABC):
 
     def sample(self, rng: np.random.Generator) -> Genome:
         return self.repair([int(code) for code in rng.integers(0, self.cardinalities)])
-
-    def validate(self, genome: Sequence[int]) -> None:
-        if len(genome) != len(self.genes):
-            raise ValueError(
-                f"a genome of this space must have {len(self.genes)} genes, but got {len(genome)}; was it made elsewhere?"
-            )
-        for code, gene in zip(genome, self.genes, strict=True):
-            if not 0 <= code < gene.cardinality:
-                raise ValueError(
-                    f"0 <= allele < {gene.cardinality} must hold for gene {gene.name}, but got allele={code}; correct the genome"
-                )
 
     @abstractmethod
     def anchors(self) -> tuple[Genome, ...]: ...

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from search_spaces.coded import CodedSpace
 from search_spaces.decoding import plan_of
 from search_spaces.genes import BLOCK, GROUP, Gene, SkipGene, full_allele
 from search_spaces.genome import Genome
@@ -23,23 +24,11 @@ REMEMBERED = 20_000_000  # alleles of repaired genomes kept, a few bytes each
 
 
 @dataclass(frozen=True)
-class CompressionSpace:
+class CompressionSpace(CodedSpace[Gene]):
     """Implements `SearchSpace` for the genes of one network. Deterministic: the same description gives the same digest."""
 
     network: Network
     genes: tuple[Gene, ...]
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        return tuple(gene.name for gene in self.genes)
-
-    @cached_property
-    def cardinalities(self) -> tuple[int, ...]:
-        return tuple(gene.cardinality for gene in self.genes)
-
-    @cached_property
-    def ordinal(self) -> tuple[bool, ...]:
-        return tuple(gene.ordinal for gene in self.genes)
 
     @cached_property
     def digest(self) -> str:
@@ -62,17 +51,6 @@ class CompressionSpace:
     def anchors(self) -> tuple[Genome, ...]:
         """The least compressed genome, then uniform width and bit levels crossed with each other."""
         return tuple(dict.fromkeys(self.repair(codes) for codes in anchor_codes(self.genes)))
-
-    def validate(self, genome: Sequence[int]) -> None:
-        if len(genome) != len(self.genes):
-            raise ValueError(
-                f"a genome of this space must have {len(self.genes)} genes, but got {len(genome)}; was it made elsewhere?"
-            )
-        for code, gene in zip(genome, self.genes, strict=True):
-            if not 0 <= code < gene.cardinality:
-                raise ValueError(
-                    f"0 <= allele < {gene.cardinality} must hold for gene {gene.name}, but got allele={code}; correct the genome"
-                )
 
     def repair(self, genome: Sequence[int]) -> Genome:
         """Clip codes into range; reset idle genes: inside skipped blocks, factors that save nothing or repeat another.
