@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from analytic import ONE, SPACE, TWO, Grid, evaluate, fail, reached, run
 
 from evo.algorithms.nsga import NSGA
 from evo.algorithms.optuna_sampler import OptunaSearch
@@ -16,7 +17,6 @@ from evo.checkpoint import decode, encode
 from evo.problem import Constraint, Objective, Problem
 from evo.registry import ALGORITHMS, STAGED, resolve
 from search_spaces.genome import genome_digest
-from tests.analytic import ONE, SPACE, TWO, Grid, evaluate, fail, reached, run
 
 SINGLE_OBJECTIVE = ("ga", "roulette")
 GREEDY = ("autoslim",)  # deterministic, and no population: tests/test_cars.py
@@ -205,7 +205,7 @@ def test_a_changed_optuna_history_is_noticed():
 def test_optuna_replays_alike_in_another_process():
     """Another hash seed must not change what Optuna suggests."""
     code = (
-        "from tests.test_algorithms import *\n"
+        "import sys; sys.path.insert(0, 'tests'); from test_algorithms import *\n"
         "for name in ('optuna_tpe', 'optuna_nsga2'):\n"
         "    print([c.genome for batch, _, _ in run(alone(name), 4) for c in batch.candidates])"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from analytic import SPACE, TWO, error, evaluate, reached, run
 from small_run import settings
 
 from evo import api, studies
@@ -22,7 +23,6 @@ from evo.pareto import ranks
 from evo.protected_selection import SECOND_SORTS, protected_survival
 from evo.randomness import stream
 from evo.result import load
-from tests.analytic import SPACE, TWO, error, evaluate, reached, run
 
 # error, size: four small networks that are good already, and a large one that still learns
 LATE_LEARNER = np.array([[0.30, 1.0], [0.28, 2.0], [0.26, 3.0], [0.25, 4.0], [0.27, 9.0]])

@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from analytic import SPACE, TWO, cost, error, measure, reached, run
 
 from benchmarks import ablation
 from evaluators.term_weights import LEAST, fit_weights
@@ -24,7 +25,6 @@ from evo.promotion import expected_gains, promotion_order
 from evo.registry import resolve
 from evo.separable import Separable, descend
 from search_spaces.tables import Table, along, summed
-from tests.analytic import SPACE, TWO, cost, error, measure, reached, run
 
 SIZES = (4, 3, 5, 2)
 SURROGATES = {"error": "surrogate"}

@@ -4,17 +4,17 @@ import itertools
 
 import numpy as np
 import pytest
+from analytic import Grid
 from deap import tools
 from hypothesis import given
 from hypothesis import strategies as st
+from points import Individual, point_sets
 from scipy import stats
 
 from evo.archive import best_under_budget, kendall_tau, pareto_front, step_agreement
 from evo.candidates import STEP1, STEP2, Candidate, Evaluation, Status
 from evo.pareto import constrained_ranks, crowding_distance, front_indices, hypervolume, hypervolume_gains, knee, ranks
 from evo.problem import Constraint, Objective, Problem
-from tests.analytic import Grid
-from tests.points import Individual, point_sets
 
 
 @given(point_sets())

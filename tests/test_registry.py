@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from analytic import SPACE
 
 from evo.registry import ALGORITHMS, MEASURES, TABLES, resolve
-from tests.analytic import SPACE
 
 UNITS = (", count", ", bytes", ", nats per sample", ", milliseconds", ", squared scores")
 UNITS += tuple(f", 0 to {most}" for most in (1, 2, 4, 8))
@@ -35,7 +35,7 @@ def test_every_other_entry_names_something_that_exists(table, name):
 
 
 def test_a_dotted_name_of_the_users_own_resolves():
-    assert resolve("mutations", "tests.analytic:SPACE") is SPACE
+    assert resolve("mutations", "analytic:SPACE") is SPACE
 
 
 def test_an_unknown_name_answers_with_the_closest():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from analytic import TWO, cost, error, fail, measure, measure_step1, run
 
 from evo.algorithms.halving import hopeful, lifted
 from evo.algorithms.nsga import NSGA
@@ -14,7 +15,6 @@ from evo.checkpoint import decode, encode
 from evo.checks import check
 from evo.config import load
 from evo.summary import trust
-from tests.analytic import TWO, cost, error, fail, measure, measure_step1, run
 
 RUNG = "rung1"
 SURROGATES = {"error": "surrogate"}

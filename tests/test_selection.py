@@ -5,12 +5,12 @@ import pytest
 from deap import tools
 from hypothesis import given
 from hypothesis import strategies as st
+from points import Individual, point_sets
 
 from evo.pareto import constrained_ranks, crowding_by_rank, hypervolume, ranks
 from evo.randomness import stream
 from evo.registry import SELECTIONS, resolve
 from evo.selection import divisions, nsga2_survival, nsga3_survival, tournament
-from tests.points import Individual, point_sets
 
 seeds = st.integers(0, 2**32 - 1)
 

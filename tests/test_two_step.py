@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from analytic import TWO, evaluate, fail, reached, run
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
@@ -14,7 +15,6 @@ from evo.calibration import BEST, Isotonic, isotonic
 from evo.candidates import STEP1, STEP2, Status
 from evo.problem import Constraint
 from evo.promotion import promotion_order
-from tests.analytic import TWO, evaluate, fail, reached, run
 
 SURROGATES = {"error": "surrogate"}
 
