@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record
-from benchmarks.chaos_faults import KINDS, Fault, Scene, TooLateError, driver_gone
+from benchmarks.chaos_faults import KINDS, Fault, TooLateError, driver_gone, staging_of, suffer
 from benchmarks.chaos_nodes import Nodes
+from benchmarks.chaos_scene import Scene
 from benchmarks.chaos_search import EVALUATIONS, POPULATION, SPACE, Undisturbed, search
 from evo.candidates import Evaluation
 from evo.rows import to_table
@@ -121,7 +122,7 @@ def endure(folder: Path, nodes: Nodes, seed: int, faults: Sequence[Fault]) -> Ve
     rng = random.Random(seed)
     bad = {f.kind: digest_of(plain[rng.randrange(POPULATION)]) for f in faults if f.kind in ("hangs", "crashes")}
     expected = search(str(folder / "undisturbed"), Undisturbed(**bad), seed) if bad else plain
-    with Scene(folder, nodes, seed, bad, {f.kind for f in faults}) as scene:
+    with Scene(folder, nodes, seed, bad, staging_of({f.kind for f in faults})) as scene:
         missed, drivers = suffer_all(scene, faults)
         complaints = scene.finish(LIMIT_S)
         archive = RunDirectory.open(str(scene.run)).evaluations()
@@ -151,7 +152,7 @@ def suffer_all(scene: Scene, faults: Sequence[Fault]) -> tuple[tuple[str, ...], 
             missed.append(str(fault))
             continue
         try:
-            scene.suffer(fault)
+            suffer(scene, fault)
         except TooLateError:
             missed.append(str(fault))
             continue

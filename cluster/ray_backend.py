@@ -25,7 +25,7 @@ from cluster.messages import (
     WorkerLost,
 )
 from cluster.ray_actor import EvaluatorActor, event_of, fault_events, lost_with_machine
-from cluster.ray_session import connect, worker_environment
+from cluster.ray_session import RaySession, worker_environment
 from cluster.worker import first_line
 from evaluators.protocol import EvaluatorFactory
 from evo.candidates import Outcome, Request
@@ -70,13 +70,10 @@ class RayBackend:
         custom: Mapping[str, float] | None = None,
         cluster_cpus: int = 0,
     ) -> None:
-        self._make_evaluator, self._workers, self._threads = make_evaluator, workers, threads
+        self._workers, self._threads = workers, threads
         self._cpus, self._gpus, self._custom = float(threads) if cpus is None else cpus, gpus, dict(custom or {})
-        self._cluster_cpus = max(cluster_cpus, math.ceil(workers * self._cpus))
-        self._address, self._deadline_s, self._max_attempts = address, deadline_s, max_attempts
-        self._ray: Any = None
-        self._owns_cluster = False
-        self._factory: Any = None
+        self._deadline_s, self._max_attempts = deadline_s, max_attempts
+        self._session = RaySession(address, max(cluster_cpus, math.ceil(workers * self._cpus)), make_evaluator)
         self._actors: dict[str, Any] = {}
         self._calls: dict[Any, _Call] = {}
         self._named = 0
@@ -90,7 +87,6 @@ class RayBackend:
         new = more(self._workers)
         if not new:
             return
-        self._connect()
         self._abandon()
         starting = {call.worker for call in self._calls.values()}
         self._dispatcher = Dispatcher(self._workers, self._max_attempts, len(starting))
@@ -115,18 +111,11 @@ class RayBackend:
 
     def close(self) -> None:
         self.release()
-        if self._owns_cluster:
-            self._ray.shutdown()
-        self._ray, self._factory, self._owns_cluster = None, None, False
+        self._session.close()
 
-    def _connect(self) -> None:
-        if self._ray is None:
-            self._ray, self._owns_cluster = connect(self._address, self._cluster_cpus)
-        if self._factory is None:
-            try:
-                self._factory = self._ray.put(self._make_evaluator)
-            except TypeError as error:
-                raise WorkerStartError.because(f"a factory that cannot be sent to it ({first_line(error)})") from error
+    @property
+    def _ray(self) -> Any:
+        return self._session.ray
 
     def _handle(self, event: Event) -> Iterator[Outcome]:
         """A result is handed on, and so recorded, before its worker gets more: no worker ever has two to lose."""
@@ -148,7 +137,7 @@ class RayBackend:
                 raise WorkerStartError.because(instruction.reason)
 
     def _start(self) -> None:
-        name = f"ray-{self._named}"
+        name, factory = f"ray-{self._named}", self._session.factory
         self._named += 1
         kind = self._ray.remote(EvaluatorActor).options(
             num_cpus=self._cpus,
@@ -159,7 +148,7 @@ class RayBackend:
             runtime_env=worker_environment(self._threads),
         )
         self._actors[name] = kind.remote(name, self._threads)
-        self._calls[self._actors[name].start.remote(self._factory)] = _Call(name, (), time.monotonic())
+        self._calls[self._actors[name].start.remote(factory)] = _Call(name, (), time.monotonic())
 
     def _wait(self) -> list[Event]:
         calls = list(self._calls)

@@ -8,13 +8,49 @@ import secrets
 import socket
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from cluster.worker import first_line
+from evo.failures import WorkerStartError
 
 REACH_TIMEOUT_S = 10.0
 START_ATTEMPTS = 4
 _TOKEN_SETTINGS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+class RaySession:
+    """Ray, connected when it is first asked for, and the factory by which actors build what they hold, sent there once."""
+
+    def __init__(self, address: str | None, cpus: int, make: Callable[[], Any]) -> None:
+        self._address, self._cpus, self._make = address, cpus, make
+        self._ray: Any = None
+        self._factory: Any = None
+        self._owns_cluster = False
+
+    @property
+    def ray(self) -> Any:
+        """The module `ray`; without an address, connected to a cluster with at least `cpus` CPU slots."""
+        if self._ray is None:
+            self._ray, self._owns_cluster = connect(self._address, self._cpus)
+        return self._ray
+
+    @property
+    def factory(self) -> Any:
+        """A reference for actors. Raises WorkerStartError where the factory cannot be sent."""
+        if self._factory is None:
+            try:
+                self._factory = self.ray.put(self._make)
+            except TypeError as error:
+                raise WorkerStartError.because(f"a factory that cannot be sent to it ({first_line(error)})") from error
+        return self._factory
+
+    def close(self) -> None:
+        """Shut down the cluster, if it was started here."""
+        if self._owns_cluster:
+            self._ray.shutdown()
+        self._ray, self._factory, self._owns_cluster = None, None, False
 
 
 def connect(address: str | None, cpus: int) -> tuple[Any, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cluster.ray_session import connect, worker_environment
+from cluster.ray_session import RaySession, worker_environment
 from cluster.worker import first_line, torch_threads
 from evo.failures import WorkerStartError
 from evo.shared_weights import Trainer
@@ -40,22 +40,19 @@ class RayTrainer:
         cluster_cpus: int = 1,
         max_attempts: int = 3,
     ) -> None:
-        self._make_trainer, self._threads, self._address = make_trainer, threads, address
-        self._gpus, self._cluster_cpus, self._max_attempts = gpus, cluster_cpus, max_attempts
-        self._ray: Any = None
-        self._owns_cluster = False
-        self._factory: Any = None
+        self._threads, self._gpus, self._max_attempts = threads, gpus, max_attempts
+        self._session = RaySession(address, cluster_cpus, make_trainer)
         self._actor: Any = None
 
     def train(self, version: int, population: Sequence[Genome]) -> None:
-        self._connect()
+        ray, factory = self._session.ray, self._session.factory
         for attempt in range(1, self._max_attempts + 1):
             try:
-                self._ray.get(self._ready().train.remote(self._factory, version, population))
+                ray.get(self._ready().train.remote(factory, version, population))
                 return
-            except self._ray.exceptions.RayTaskError as error:
+            except ray.exceptions.RayTaskError as error:
                 raise error.as_instanceof_cause() from None
-            except self._ray.exceptions.RayError as error:
+            except ray.exceptions.RayError as error:
                 self._drop()
                 if attempt == self._max_attempts:
                     raise WorkerStartError.because(
@@ -64,18 +61,11 @@ class RayTrainer:
 
     def close(self) -> None:
         self._drop()
-        if self._owns_cluster:
-            self._ray.shutdown()
-        self._ray, self._factory, self._owns_cluster = None, None, False
-
-    def _connect(self) -> None:
-        if self._ray is None:
-            self._ray, self._owns_cluster = connect(self._address, self._cluster_cpus)
-            self._factory = self._ray.put(self._make_trainer)
+        self._session.close()
 
     def _ready(self) -> Any:
         if self._actor is None:
-            kind = self._ray.remote(TrainerActor).options(
+            kind = self._session.ray.remote(TrainerActor).options(
                 num_cpus=0,
                 num_gpus=self._gpus,
                 max_restarts=0,
@@ -87,5 +77,5 @@ class RayTrainer:
 
     def _drop(self) -> None:
         if self._actor is not None:
-            self._ray.kill(self._actor, no_restart=True)
+            self._session.ray.kill(self._actor, no_restart=True)
             self._actor = None

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from evaluators.codebooks import SMALLEST
-from evaluators.quantise import ActivationQuantiser, QuantisedLayer, WeightQuantiser
+from evaluators.quantise import ActivationQuantiser, QuantisedLayer
+from evaluators.weight_quantiser import WeightQuantiser
 from evo.verification import CONTENT_SHA256
 from search_spaces.plan import CompressionPlan
 

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evaluators.layers import Example, as_arguments
 from evaluators.modes import in_eval_mode, without_fused_attention
-from evaluators.quantise import LEARNED
+from evaluators.weight_quantiser import LEARNED
 
 
 def parameters(model: nn.Module) -> int:

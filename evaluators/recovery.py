@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from evaluators.data import Images, Splits, TrainingBatch
 from evaluators.distillation import Match, TeacherAnswers, between, outputs_of, soft_target_loss
-from evaluators.quantise import LEARNED
 from evaluators.schedules import Shape, cosine, rate
+from evaluators.weight_quantiser import LEARNED
 
 
 @dataclass(frozen=True)

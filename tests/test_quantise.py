@@ -23,16 +23,14 @@ from evaluators.part_moments import part_moments
 from evaluators.quantise import (
     ActivationQuantiser,
     QuantisedLayer,
-    WeightQuantiser,
     bake,
     codes_of,
-    fake_quantise,
     quantise_chain,
     quantise_layer,
-    rounded_weight,
 )
 from evaluators.ranges import Seen, rounding_error
 from evaluators.standalone_loader import read_weights, unpack
+from evaluators.weight_quantiser import WeightQuantiser, fake_quantise, rounded_weight
 from evo.registry import CODEBOOKS, RANGES, ROUNDINGS, resolve
 from search_spaces import codebooks
 from search_spaces.costs import costs
