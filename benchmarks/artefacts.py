@@ -19,14 +19,14 @@ from safetensors.torch import save_file
 
 from benchmarks import record
 from evaluators.export import export
-from evo.build import Study, build_study
 from evo.candidates import FINAL, STEP2
-from evo.final import genome_of
 from evo.front import FrontPoint
-from evo.inputs import Given
+from evo.loop.final import genome_of
 from evo.randomness import evaluation_seed
 from evo.result import Result, load
-from evo.storage import RunDirectory
+from evo.storage.run_directory import RunDirectory
+from evo.studies.classifier import Study, build_study
+from evo.studies.inputs import Given
 
 # Runs with -I: neither this folder nor the environment's PYTHONPATH is on the path.
 CHECK = """

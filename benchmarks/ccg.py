@@ -25,12 +25,12 @@ from evo import api
 from evo.algorithms.parts import parts_of
 from evo.archive import feasible
 from evo.candidates import FINAL, STEP2, Evaluation
-from evo.config import Config, load
-from evo.inputs import Given
+from evo.config.schema import Config, load
 from evo.randomness import derived_seed
 from evo.result import Result
-from evo.studies import open_study
-from evo.translation import TranslationStudy
+from evo.studies.inputs import Given
+from evo.studies.kinds import open_study
+from evo.studies.translation import TranslationStudy
 from search_spaces.cost_tables import CostTables
 from search_spaces.genes import MaskGene
 from search_spaces.genome import Genome

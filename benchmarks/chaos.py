@@ -28,8 +28,8 @@ from benchmarks.chaos_nodes import Nodes
 from benchmarks.chaos_scene import Scene
 from benchmarks.chaos_search import EVALUATIONS, POPULATION, SPACE, Undisturbed, search
 from evo.candidates import Evaluation
-from evo.rows import to_table
-from evo.storage import RunDirectory
+from evo.storage.rows import to_table
+from evo.storage.run_directory import RunDirectory
 
 LIMIT_S = 600.0
 FAULTS_EACH = 2

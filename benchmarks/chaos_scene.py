@@ -20,7 +20,7 @@ from benchmarks.chaos_nodes import Nodes
 from benchmarks.chaos_search import LOG
 from evo.candidates import STEP2
 from evo.randomness import evaluation_seed
-from evo.storage import RunDirectory
+from evo.storage.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE_MB = 16

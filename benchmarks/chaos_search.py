@@ -22,19 +22,19 @@ from pathlib import Path
 from benchmarks.noop import CodeSpace, measures, problem
 from cluster.ray_backend import RayBackend
 from evo.algorithms.nsga import NSGA2
-from evo.budget import Budget
 from evo.candidates import Backend, Evaluation, Outcome, Request, Status
-from evo.display import NoDisplay
-from evo.folder import Folder
-from evo.keeping import KeepTracking, tracked_run
-from evo.lease import Lease
-from evo.loop import run_search
-from evo.manifest import RunInfo
-from evo.observers import SearchObserver
-from evo.progress import SearchInfo
-from evo.reporting import View, reports
-from evo.storage import RunDirectory
-from evo.tracking import MlflowTracker
+from evo.loop.budget import Budget
+from evo.loop.generations import run_search
+from evo.loop.keeping import KeepTracking, tracked_run
+from evo.loop.observers import SearchObserver
+from evo.storage.folder import Folder
+from evo.storage.lease import Lease
+from evo.storage.manifest import RunInfo
+from evo.storage.run_directory import RunDirectory
+from evo.tracking.tracker import MlflowTracker
+from evo.views.display import NoDisplay
+from evo.views.progress import SearchInfo
+from evo.views.reporting import View, reports
 from search_spaces.plan import CompressionPlan
 
 SPACE = CodeSpace(genes=12, alleles=4)

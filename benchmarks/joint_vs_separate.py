@@ -26,12 +26,12 @@ from torch import nn
 
 from benchmarks import record
 from evaluators.quantise import bake
-from evo.build import Study, build_algorithm, build_study
 from evo.candidates import STEP1, STEP2, Candidate, Evaluation, Status
-from evo.config import Config, ObjectiveConfig, load
-from evo.inputs import Given
+from evo.config.schema import Config, ObjectiveConfig, load
 from evo.pareto import front_indices, hypervolume
 from evo.randomness import derived_seed, evaluation_seed
+from evo.studies.classifier import Study, build_algorithm, build_study
+from evo.studies.inputs import Given
 from search_spaces.plan import CompressionPlan
 
 CONFIG = "configs/joint_resnet20_cifar10.yaml"

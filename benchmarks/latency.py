@@ -41,9 +41,9 @@ from evaluators.saliency import Ranking, l1, rank
 from evo.algorithms.nsga import NSGA2
 from evo.api import export_point
 from evo.candidates import Evaluation, Status
-from evo.inputs import load_splits
 from evo.problem import Objective, Problem
 from evo.result import Result, load
+from evo.studies.inputs import load_splits
 from search_spaces.costs import costs
 from search_spaces.options import SpaceOptions, build_space
 from search_spaces.space import CompressionSpace

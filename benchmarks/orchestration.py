@@ -31,15 +31,15 @@ from cluster.ray_backend import RayBackend
 from cluster.ray_session import connect, worker_environment
 from evo.algorithms.nsga import NSGA2
 from evo.algorithms.random_search import RandomSearch
-from evo.budget import Budget
 from evo.candidates import Backend, Evaluation, Outcome, Request, Status
-from evo.display import NoDisplay
-from evo.loop import run_search
-from evo.manifest import RunInfo
-from evo.observers import Standing
-from evo.progress import SearchInfo
-from evo.reporting import View, reports
-from evo.storage import RunDirectory
+from evo.loop.budget import Budget
+from evo.loop.generations import run_search
+from evo.loop.observers import Standing
+from evo.storage.manifest import RunInfo
+from evo.storage.run_directory import RunDirectory
+from evo.views.display import NoDisplay
+from evo.views.progress import SearchInfo
+from evo.views.reporting import View, reports
 
 WORKERS = 2
 ROUNDS = 3

@@ -23,11 +23,11 @@ from typing import Any
 from benchmarks import record
 from evaluators.compression import StepOptions
 from evaluators.recovery import Budget
-from evo.build import Study, build_study
 from evo.candidates import FINAL, STEP2, Evaluation
-from evo.inputs import Given
 from evo.randomness import evaluation_seed
 from evo.result import Result, load
+from evo.studies.classifier import Study, build_study
+from evo.studies.inputs import Given
 from search_spaces.network import Network
 from search_spaces.plan import CompressionPlan
 

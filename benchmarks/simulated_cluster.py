@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import record
 from cluster.simulator import Conditions, SimulatedBackend, resampled
 from evo.candidates import STEP2, Request
-from evo.storage import RunDirectory
+from evo.storage.run_directory import RunDirectory
 from search_spaces.plan import CompressionPlan
 
 WORKERS = (10, 100, 1000, 4000)

@@ -30,15 +30,15 @@ from evaluators.compression import CompressionEvaluator, StepOptions
 from evaluators.recovery import Budget
 from evo import api
 from evo.archive import kendall_tau
-from evo.build import Study, build_study
 from evo.candidates import STEP2
-from evo.config import Config, parse
-from evo.inputs import Given
+from evo.config.schema import Config, parse
 from evo.pareto import hypervolume
 from evo.randomness import evaluation_seed, stream
 from evo.result import Result, load
-from evo.storage import RunDirectory
-from evo.supernets import with_shared
+from evo.storage.run_directory import RunDirectory
+from evo.studies.classifier import Study, build_study
+from evo.studies.inputs import Given
+from evo.studies.supernets import with_shared
 from search_spaces.genome import Genome, genome_digest
 from search_spaces.plan import CompressionPlan
 

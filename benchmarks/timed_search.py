@@ -27,11 +27,11 @@ import psutil
 from benchmarks import record
 from evo.api import Listeners, run_config
 from evo.candidates import STEP2, Evaluation
-from evo.config import load
+from evo.config.schema import load
 from evo.pareto import hypervolume
-from evo.progress import Progress, SearchInfo
 from evo.result import Result
 from evo.result import load as load_result
+from evo.views.progress import Progress, SearchInfo
 
 ALONE = ["execution.backend=local", "execution.workers=1", "execution.threads=1", "tracking.tracker=none"]
 NO_FINAL = ["evaluation.final.picks=[]", "budget.generations=null", "budget.minutes=600"]

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.packing import CONFIG_FILE, pack
-from evo.config import Config, parse
+from evo.config.schema import Config, parse
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 STORAGE = "~/evo-runs"

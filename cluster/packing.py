@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.ray_session import import_paths
-from evo.config import Config
+from evo.config.schema import Config
 
 PACKAGES = ("search_spaces", "evo", "evaluators", "cluster")
 LIMIT_BYTES = 100 * 2**20  # of all that travels; Ray itself stops at a few hundred MB

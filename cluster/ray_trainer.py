@@ -8,7 +8,7 @@ from typing import Any
 from cluster.ray_session import RaySession, worker_environment
 from cluster.worker import first_line, torch_threads
 from evo.failures import WorkerStartError
-from evo.shared_weights import Trainer
+from evo.loop.shared_weights import Trainer
 from search_spaces.genome import Genome
 
 

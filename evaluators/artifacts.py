@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from evaluators.codebooks import SMALLEST
 from evaluators.quantise import ActivationQuantiser, QuantisedLayer
 from evaluators.weight_quantiser import WeightQuantiser
-from evo.verification import CONTENT_SHA256
+from evo.storage.verification import CONTENT_SHA256
 from search_spaces.plan import CompressionPlan
 
 

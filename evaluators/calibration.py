@@ -8,7 +8,7 @@ import numpy as np
 
 from evaluators.loss_tables import LossTables
 from evaluators.term_weights import LEAST, TermWeights, fit_weights
-from evo.calibration import NODES
+from evo.selection.calibration import NODES
 
 Array = np.ndarray
 

@@ -9,7 +9,7 @@ from math import prod
 
 import numpy as np
 
-from evo.separable import Separable
+from evo.variation.separable import Separable
 from search_spaces.cost_tables import CostTables
 from search_spaces.costs import costs
 from search_spaces.genes import SkipGene

@@ -18,7 +18,7 @@ class Algorithm(Protocol[StateT]):
     - the order of the evaluations given to `tell` does not matter;
     - a batch whose evaluations all failed is survived;
     - evaluations of genomes that it did not ask for are taken in or left out, never an error;
-    - a state that went through `evo.checkpoint` behaves like the original.
+    - a state that went through `evo.storage.checkpoint` behaves like the original.
     """
 
     def init(self, seed: int) -> StateT: ...

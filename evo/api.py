@@ -15,42 +15,42 @@ from torch import nn
 from evaluators.data import ImageData
 from evaluators.export import FORMATS, FORMATS_BY_ENDING, export, require_free
 from evaluators.export.accuracy import accuracy_by_split, accuracy_of_file
-from evo.budget import Budget
-from evo.build import (
+from evo.candidates import FINAL, STEP1, STEP2
+from evo.config.checks import GIVEN
+from evo.config.resuming import require_same_search
+from evo.config.schema import Config, parse, validate
+from evo.errors import examined_by_doctor
+from evo.front import FrontPoint
+from evo.loop.budget import Budget
+from evo.loop.final import genome_of, keep_baseline, measure_finals
+from evo.loop.generations import run_search
+from evo.loop.keeping import KeepFront, KeepTracking
+from evo.loop.observers import SearchObserver
+from evo.loop.steady import Steady, run_steady
+from evo.randomness import evaluation_seed
+from evo.result import Choice, Result, load
+from evo.storage.folder import Folder
+from evo.storage.lease import Lease
+from evo.storage.manifest import RunInfo
+from evo.storage.run_directory import RunDirectory
+from evo.studies.cells import CellStudy
+from evo.studies.classifier import (
     LEARNED,
     SURROGATE,
     check_names,
 )
-from evo.candidates import FINAL, STEP1, STEP2
-from evo.cell_study import CellStudy
-from evo.checks import GIVEN
-from evo.config import Config, parse, validate
-from evo.display import NoDisplay, display
-from evo.errors import examined_by_doctor
-from evo.final import genome_of, keep_baseline, measure_finals
-from evo.folder import Folder
-from evo.front import FrontPoint
-from evo.inputs import Given
-from evo.keeping import KeepFront, KeepTracking
-from evo.lease import Lease
-from evo.loop import run_search
-from evo.manifest import RunInfo
-from evo.marks import absolute_marks
-from evo.observers import SearchObserver
-from evo.pair_outputs import SHEET_FILE, export_pair, write_sheet
-from evo.progress import Listener, SearchInfo
-from evo.randomness import evaluation_seed
-from evo.reporting import FidelityPair, View, reports
-from evo.result import Choice, Result, load
-from evo.resuming import require_same_search
-from evo.steady import Steady, run_steady
-from evo.storage import RunDirectory
-from evo.studies import AnyStudy, algorithm_of, backend_of, kept, open_study, scorers_of, training_of
-from evo.timing import latency_of_file
-from evo.tracked import tracker_of
-from evo.translation import TranslationStudy
-from evo.workers import reach, workers_at
-from evo.writing import write_outputs
+from evo.studies.inputs import Given
+from evo.studies.kinds import AnyStudy, algorithm_of, backend_of, kept, open_study, scorers_of, training_of
+from evo.studies.pair_outputs import SHEET_FILE, export_pair, write_sheet
+from evo.studies.timing import latency_of_file
+from evo.studies.tracked import tracker_of
+from evo.studies.translation import TranslationStudy
+from evo.studies.workers import reach, workers_at
+from evo.views.display import NoDisplay, display
+from evo.views.marks import absolute_marks
+from evo.views.progress import Listener, SearchInfo
+from evo.views.reporting import FidelityPair, View, reports
+from evo.views.writing import write_outputs
 
 __all__ = ["Choice", "Given", "Listeners", "Result", "export_point", "load", "resume", "run_config", "search"]
 

@@ -30,10 +30,10 @@ STAGED: Table = {"layerwise": "evo.algorithms.layerwise:Layerwise"}
 
 # Scalar fitness, by which `roulette` draws parents.
 FITNESS: Table = {
-    "rank": "evo.fitness:Rank",
-    "reciprocal": "evo.fitness:Reciprocal",
-    "saved_cost": "evo.fitness:SavedCost",
-    "saved_genes": "evo.fitness:SavedGenes",
+    "rank": "evo.selection.fitness:Rank",
+    "reciprocal": "evo.selection.fitness:Reciprocal",
+    "saved_cost": "evo.selection.fitness:SavedCost",
+    "saved_genes": "evo.selection.fitness:SavedGenes",
 }
 
 CELL_SPACES: Table = {
@@ -42,22 +42,22 @@ CELL_SPACES: Table = {
 }
 
 CROSSOVERS: Table = {
-    "uniform": "evo.operators:uniform_crossover",
-    "two_point": "evo.operators:two_point_crossover",
+    "uniform": "evo.variation.operators:uniform_crossover",
+    "two_point": "evo.variation.operators:two_point_crossover",
 }
 
 MUTATIONS: Table = {
-    "step": "evo.operators:step_mutation",
-    "flip": "evo.operators:flip_mutation",
-    "segment": "evo.operators:segment_mutation",
+    "step": "evo.variation.operators:step_mutation",
+    "flip": "evo.variation.operators:flip_mutation",
+    "segment": "evo.variation.operators:segment_mutation",
 }
 
 SELECTIONS: Table = {
-    "nsga2": "evo.selection:nsga2_survival",
-    "nsga3": "evo.selection:nsga3_survival",
+    "nsga2": "evo.selection.survival:nsga2_survival",
+    "nsga3": "evo.selection.survival:nsga3_survival",
 }
 
-CALIBRATIONS: Table = {"isotonic": "evo.calibration:Isotonic"}
+CALIBRATIONS: Table = {"isotonic": "evo.selection.calibration:Isotonic"}
 
 CRITERIA: Table = {
     "l1": "evaluators.saliency:l1",
@@ -121,8 +121,8 @@ BACKENDS: Table = {
 }
 
 TRACKERS: Table = {
-    "mlflow": "evo.tracking:MlflowTracker",
-    "none": "evo.tracking:NoTracker",
+    "mlflow": "evo.tracking.tracker:MlflowTracker",
+    "none": "evo.tracking.tracker:NoTracker",
 }
 
 RUNTIMES: Table = {

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from evo.archive import Agreement, dominated_share, pareto_front, step_agreement
 from evo.candidates import FINAL, STEP1, STEP2, Evaluation, rung_steps
-from evo.config import Config, parse
+from evo.config.objectives import problem_of
+from evo.config.schema import Config, parse
+from evo.config.space_file import SPACE_FILE, space_from_json
 from evo.front import FrontPoint, pick, within_reference
-from evo.legality import legal
-from evo.marks import absolute_marks
 from evo.problem import Problem
-from evo.problem_config import problem_of
-from evo.reporting import front_points
-from evo.space_file import SPACE_FILE, space_from_json
-from evo.storage import RunDirectory
+from evo.storage.legality import legal
+from evo.storage.run_directory import RunDirectory
+from evo.views.marks import absolute_marks
+from evo.views.reporting import front_points
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from evo.inputs import Given
+    from evo.studies.inputs import Given
 
 
 BASELINE_FILE = "baseline.json"
@@ -111,12 +111,12 @@ class Result:
         ]
 
     def _repr_html_(self) -> str:
-        from evo.notebook import result_html
+        from evo.views.notebook import result_html
 
         return result_html(self)
 
     def __rich__(self) -> Group:
-        from evo.summary import shown_front
+        from evo.views.summary import shown_front
 
         return shown_front(self)
 
@@ -129,7 +129,7 @@ class Choice:
     point: FrontPoint
 
     def _repr_html_(self) -> str:
-        from evo.notebook import point_html
+        from evo.views.notebook import point_html
 
         return point_html(self.point, self.result)
 

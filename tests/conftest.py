@@ -15,7 +15,7 @@ def small_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from small_run import settings as small_settings
 
     from evo import api
-    from evo.config import validate
+    from evo.config.schema import validate
 
     run = tmp_path_factory.mktemp("small") / "run"
     values = small_settings(None)

@@ -1,8 +1,10 @@
 """The conformance suite of the ask/tell protocol: every registered algorithm, alone and inside the two-step wrapper."""
 
 import dataclasses
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from evo.algorithms.optuna_sampler import OptunaSearch
 from evo.algorithms.proposals import Proposal, fresh
 from evo.algorithms.random_search import RandomSearch
 from evo.candidates import Evaluation, Status
-from evo.checkpoint import decode, encode
 from evo.problem import Constraint, Objective, Problem
 from evo.registry import ALGORITHMS, STAGED, resolve
+from evo.storage.checkpoint import decode, encode
 from search_spaces.genome import genome_digest
 
+TESTS = Path(__file__).parent
+IMPORTED = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
 SINGLE_OBJECTIVE = ("ga", "roulette")
 GREEDY = ("autoslim",)  # deterministic, and no population: tests/test_cars.py
 ON_SHARED_WEIGHTS = ("cars",)  # evaluates its parents again with every version of the weights
@@ -205,12 +209,12 @@ def test_a_changed_optuna_history_is_noticed():
 def test_optuna_replays_alike_in_another_process():
     """Another hash seed must not change what Optuna suggests."""
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from test_algorithms import *\n"
+        "from test_algorithms import *\n"
         "for name in ('optuna_tpe', 'optuna_nsga2'):\n"
         "    print([c.genome for batch, _, _ in run(alone(name), 4) for c in batch.candidates])"
     )
     outputs = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
-        for env in ({"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}, {"PYTHONHASHSEED": "2", "OMP_NUM_THREADS": "1"})
+        for env in ({"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORTED} for seed in "12")
     ]
     assert outputs[0] == outputs[1] != ""

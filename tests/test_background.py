@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from evo.background import Background
+from evo.loop.background import Background
 
 
 def test_a_failed_task_holds_the_line_until_retried() -> None:

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from small_run import Answer, evo, set_options, settings, write_config
 
 from evaluators.models.small import digits_cnn
-from evo.rows import from_parquet, from_table, to_parquet, to_table
-from evo.storage import RunDirectory
+from evo.storage.rows import from_parquet, from_table, to_parquet, to_table
+from evo.storage.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> Path:
     from evo import api
-    from evo.config import load
+    from evo.config.schema import load
 
     api.run_config(load(folder / "config.yaml"), str(folder / "run"))
     return folder / "run"

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from small_run import evo, settings, write_config
 
-from evo.bottleneck import Target, find_bottleneck, loads, parse_quantity, target_of
-from evo.config import validate
+from evo.config.schema import validate
+from evo.views.bottleneck import Target, find_bottleneck, loads, parse_quantity, target_of
 from search_spaces.network import Activation, Axis, Layer, Network, Step
 
 # Two layers on one sample: a convolution 3 -> 8, 3 x 3, on 4 x 4 places, then a linear layer 8 -> 10 on one place.

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from evo.explain import explanation_page
-from evo.figures import front_html
-from evo.report import report_html
 from evo.result import load
+from evo.studies.explain import explanation_page
+from evo.studies.report import report_html
+from evo.views.figures import front_html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -11,18 +11,19 @@ import pytest
 from analytic import SPACE, TWO, error, evaluate, reached, run
 from small_run import settings
 
-from evo import api, studies
+from evo import api
 from evo.algorithms.autoslim import AutoSlim
 from evo.algorithms.cars import Cars, learning_speeds, mixed
 from evo.algorithms.random_search import RandomSearch
 from evo.candidates import Batch, Candidate, Evaluation, Status
-from evo.config import Config, validate
-from evo.config import load as load_config
-from evo.observers import Standing
+from evo.config.schema import Config, validate
+from evo.config.schema import load as load_config
+from evo.loop.observers import Standing
 from evo.pareto import ranks
-from evo.protected_selection import SECOND_SORTS, protected_survival
 from evo.randomness import stream
 from evo.result import load
+from evo.selection.protected import SECOND_SORTS, protected_survival
+from evo.studies import kinds as studies
 
 # error, size: four small networks that are good already, and a large one that still learns
 LATE_LEARNER = np.array([[0.30, 1.0], [0.28, 2.0], [0.26, 3.0], [0.25, 4.0], [0.27, 9.0]])

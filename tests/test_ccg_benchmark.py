@@ -10,7 +10,7 @@ from test_ccg_search import settings, study_of
 
 from benchmarks.ccg import by_norm, cost, figures_of, scaled
 from evaluators.layers import weight_of
-from evo.config import validate
+from evo.config.schema import validate
 from search_spaces.genes import MaskGene
 
 MEASURES = ("test_ssim", "test_l1", "test_discriminator_distance", "test_cycle_l1", "params", "macs")

@@ -14,11 +14,11 @@ from toy import INFO, ToySpace, rows
 from cluster.local import LocalBackend
 from evo.algorithms.coevolution import Coevolution
 from evo.algorithms.parts import parts_of
-from evo.budget import Budget
 from evo.candidates import Batch, Candidate, Evaluation, Status
-from evo.loop import run_search
+from evo.loop.budget import Budget
+from evo.loop.generations import run_search
 from evo.problem import Constraint, Objective, Problem
-from evo.storage import RunDirectory
+from evo.storage.run_directory import RunDirectory
 from search_spaces.genome import Genome
 from search_spaces.plan import CompressionPlan
 

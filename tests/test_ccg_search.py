@@ -18,13 +18,13 @@ from evaluators.gan.fitness import FLOOR, Weights, code_fitness, paper_fitness
 from evaluators.gan.networks import A_TO_B, B_TO_A, DIRECTIONS
 from evaluators.quantise import bake
 from evo import api
-from evo.build import check_names
 from evo.candidates import FINAL, STEP2
-from evo.config import Config, validate
-from evo.doctor import examine
-from evo.inputs import Given
-from evo.studies import algorithm_of, loadable, open_study, realised
-from evo.translation import TranslationStudy, make_translator, translation_kit
+from evo.config.schema import Config, validate
+from evo.studies.classifier import check_names
+from evo.studies.doctor import examine
+from evo.studies.inputs import Given
+from evo.studies.kinds import algorithm_of, loadable, open_study, realised
+from evo.studies.translation import TranslationStudy, make_translator, translation_kit
 from search_spaces.plan import CompressionPlan
 
 POPULATION, TURNS = 4, 4

@@ -14,9 +14,9 @@ from evaluators.count import parameters
 from evaluators.supernets.cell_networks import DartsNetwork, Macro, NasBench201Network, chosen
 from evaluators.supernets.cells import CellSupernet
 from evo import api
-from evo.config import Config, validate
-from evo.config import load as load_config
-from evo.report import report_html
+from evo.config.schema import Config, validate
+from evo.config.schema import load as load_config
+from evo.studies.report import report_html
 from search_spaces.cells import DartsSpace, NasBench201Space, darts_space, nasbench201_space
 from search_spaces.plan import CompressionPlan, Edge
 

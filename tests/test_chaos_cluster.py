@@ -15,7 +15,7 @@ from toy import apart, begin, rows, search
 from benchmarks.chaos import AT_LEAST, Verdict, available, losses, run, schedule
 from benchmarks.chaos_faults import KINDS
 from evo.candidates import Evaluation
-from evo.observers import Standing
+from evo.loop.observers import Standing
 
 
 def test_the_faults_are_a_function_of_the_seed_and_every_kind_comes() -> None:

@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as hnp
 from toy import PROBLEM, ToySearch, begin, search
 
 from evo.candidates import Candidate, Evaluation, Status
-from evo.checkpoint import decode, encode
-from evo.rows import from_parquet, to_parquet
+from evo.storage.checkpoint import decode, encode
+from evo.storage.rows import from_parquet, to_parquet
 
 
 class Phase(str, Enum):

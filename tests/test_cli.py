@@ -18,7 +18,7 @@ from small_run import evo, set_options, settings, write_config
 from evaluators.models.small import digits_cnn
 from evo.candidates import Evaluation
 from evo.cli import app
-from evo.storage import RunDirectory
+from evo.storage.run_directory import RunDirectory
 from search_spaces.plan import CompressionPlan
 
 PREPROCESSING = {"values": "(byte / 255 - mean) / std", "mean": [0.3], "std": [0.37]}
@@ -36,7 +36,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(config: Path) -> Path:
     from evo import api
-    from evo.config import load
+    from evo.config.schema import load
 
     run = config.with_name("run")
     api.run_config(load(config, ["evaluation.final.picks=[knee]"]), str(run))

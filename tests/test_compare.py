@@ -11,11 +11,11 @@ import pytest
 from small_run import evo, settings
 from test_summary import result
 
-from evo import compare as comparing
-from evo.compare import compare, parse_reference
-from evo.marks import absolute_marks, parse_marks
 from evo.result import Result, load
-from evo.terminal_plot import BLOCKS, front_plot, history_line, sparkline
+from evo.views import compare as comparing
+from evo.views.compare import compare, parse_reference
+from evo.views.marks import absolute_marks, parse_marks
+from evo.views.terminal_plot import BLOCKS, front_plot, history_line, sparkline
 
 
 def runs(monkeypatch: pytest.MonkeyPatch, **results: Result) -> list[str]:
@@ -95,8 +95,8 @@ def test_marks_that_cannot_be_read(texts: list[str]) -> None:
 
 
 def test_marks_of_a_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from evo.checks import check
-    from evo.config import validate
+    from evo.config.checks import check
+    from evo.config.schema import validate
 
     config = validate({**settings(None), "tracking": {"tracker": "none", "marks": {"paper": {"mac": 1}}}})
     with pytest.raises(ValueError, match="did you mean 'macs'"):

@@ -8,8 +8,8 @@ import pytest
 from small_run import evo
 
 from evaluators.export import FORMATS as EXPORTS
-from evo.completion import FORMATS
-from evo.config import parse
+from evo.cli.completion import FORMATS
+from evo.config.schema import parse
 from evo.registry import ALGORITHMS, MEASURES, TABLES
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from evo.build import check_names
-from evo.config import load
+from evo.config.schema import load
+from evo.studies.classifier import check_names
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 METHODS = ("genetic_channel_coding", "tec", "mixed_precision", "joint")

@@ -16,8 +16,8 @@ from evaluators.describe import trace
 from evaluators.models.small import digits_cnn
 from evaluators.saliency import Site
 from evaluators.statistics import collect
-from evo.calibration import BEST, Isotonic
 from evo.registry import CALIBRATIONS, CRITERIA, DATASETS, FACTORISATIONS, MODELS, TABLES, TRACKERS, resolve
+from evo.selection.calibration import BEST, Isotonic
 from search_spaces.decompositions import METHODS, RANKS
 
 LAYERS = ["stem", "block1.conv1", "block1.conv2", "down", "block2.conv1", "block2.conv2", "head"]

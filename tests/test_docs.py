@@ -27,9 +27,9 @@ from torchvision.models import resnet18
 
 from evaluators.models.small import digits_cnn
 from evo import api
-from evo.build import check_names
 from evo.cli import app
-from evo.config import Config, parse, validate
+from evo.config.schema import Config, parse, validate
+from evo.studies.classifier import check_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))

@@ -10,8 +10,8 @@ import pytest
 from small_run import evo
 
 from evo.candidates import STEP1, STEP2
-from evo.explain import explain
 from evo.result import Result, load
+from evo.studies.explain import explain
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from evo.figures import front_html, front_parquet, front_png, history_png, objective_pairs
 from evo.front import FrontPoint, knee
+from evo.views.figures import front_html, front_parquet, front_png, history_png, objective_pairs
 from search_spaces.plan import CompressionPlan, Width
 
 BASELINE = {"top1_error": 0.0625, "macs": 4e6, "size_bytes": 1e6}

@@ -19,11 +19,11 @@ from small_run import settings
 from toy import ToyEvaluator, begin, rows, search
 
 from evaluators.compression import MEASURES
-from evo.checks import check
-from evo.config import parse
+from evo.config.checks import check
+from evo.config.schema import parse
 from evo.errors import USER_ERRORS, sentence
-from evo.storage import RunDirectory
-from evo.verification import verify
+from evo.storage.run_directory import RunDirectory
+from evo.storage.verification import verify
 
 ODD: tuple[Any, ...] = (
     None,

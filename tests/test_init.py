@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from small_run import evo
 
-from evo.config import Config, load
+from evo.config.schema import Config, load
 from evo.registry import TABLES
 
 
@@ -90,8 +90,8 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_questions_are_asked_where_somebody_can_answer(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from evo import cli_starting
     from evo.cli import app
+    from evo.cli import starting as cli_starting
 
     answers = iter(["digits_cnn", "2", "digits"])
     with pytest.MonkeyPatch.context() as patch:

@@ -23,8 +23,8 @@ from small_run import Answer, evo, settings, write_config
 from cluster.jobs import check_run_id, token_of
 from cluster.packing import own_modules, pack
 from cluster.ray_session import connect
-from evo.config import load as load_config
-from evo.config import validate
+from evo.config.schema import load as load_config
+from evo.config.schema import validate
 from evo.result import load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +62,7 @@ def test_the_users_modules_travel_and_the_rest_of_the_folder_stays(project: Path
     packed.mkdir()
     pack(config, packed)
     files = {p.relative_to(packed).as_posix() for p in packed.rglob("*") if p.is_file()}
-    assert {"my_nets.py", "my_parts.py", "config.yaml", "weights/trained.safetensors", "evo/cli.py"} <= files
+    assert {"my_nets.py", "my_parts.py", "config.yaml", "weights/trained.safetensors", "evo/cli/commands.py"} <= files
     assert not any(word in name for name in files for word in ("secret", ".env", "runs/", "__pycache__"))
     assert yaml.safe_load((packed / "config.yaml").read_text())["model"]["weights"] == "weights/trained.safetensors"
     done = subprocess.run(

@@ -12,7 +12,7 @@ from small_run import settings
 
 from benchmarks.joint_vs_separate import WITHOUT, Point, figures, reference, run, spread, study_of, volumes
 from evaluators.models.small import digits_cnn
-from evo.config import validate
+from evo.config.schema import validate
 
 BASE = {"top1_error": 0.1, "bops": 100.0, "size_bytes": 40.0}
 

@@ -24,8 +24,8 @@ from evaluators.latency.eager import on_gpu
 from evaluators.latency.measure import alone_on_this_machine, interleaved
 from evaluators.latency.runtime import MOVES, LayerShape, Session
 from evaluators.latency.table import Grid, LatencyTable
-from evo.checks import check
-from evo.config import LatencySection, load, validate
+from evo.config.checks import check
+from evo.config.schema import LatencySection, load, validate
 from evo.front import speed_cells
 from evo.registry import RUNTIMES, resolve
 from evo.result import load as load_run

@@ -16,13 +16,13 @@ from pyarrow import fs
 from toy import begin, rows, search
 
 from evo.failures import StorageError
-from evo.folder import Folder
-from evo.lease import PREFIX, Claim, Lease, claims
+from evo.storage.folder import Folder
+from evo.storage.lease import PREFIX, Claim, Lease, claims
 
 HOLDER = """
 import sys, time
-from evo.folder import Folder
-from evo.lease import Lease
+from evo.storage.folder import Folder
+from evo.storage.lease import Lease
 with Lease(Folder.at(sys.argv[1]), sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

@@ -15,15 +15,15 @@ from evo.algorithms.nsga import NSGA
 from evo.algorithms.two_step import TwoStep
 from evo.archive import kendall_tau
 from evo.candidates import STEP1, Evaluation, Status
-from evo.checkpoint import decode, encode
-from evo.config import AlgorithmConfig
-from evo.feasible_space import FeasibleSpace
-from evo.local_search import LocalSearch, Unweighted, price_range, prices_between
+from evo.config.schema import AlgorithmConfig
 from evo.pareto import front_indices
 from evo.problem import Constraint
-from evo.promotion import expected_gains, promotion_order
 from evo.registry import resolve
-from evo.separable import Separable, descend
+from evo.selection.promotion import expected_gains, promotion_order
+from evo.storage.checkpoint import decode, encode
+from evo.variation.feasible_space import FeasibleSpace
+from evo.variation.local_search import LocalSearch, Unweighted, price_range, prices_between
+from evo.variation.separable import Separable, descend
 from search_spaces.tables import Table, along, summed
 
 SIZES = (4, 3, 5, 2)

@@ -27,11 +27,11 @@ from evo.algorithms.layerwise import DONE, Layerwise
 from evo.algorithms.roulette import RouletteGA
 from evo.algorithms.stages import at_level, lowered, rates_within, stages_of, thresholds
 from evo.candidates import STEP1, STEP2, Candidate, Evaluation, Status
-from evo.fitness import Rank, Reciprocal, SavedCost, SavedGenes
-from evo.operators import segment_mutation
 from evo.problem import Constraint, Objective, Problem
 from evo.randomness import stream
-from evo.selection import roulette
+from evo.selection.fitness import Rank, Reciprocal, SavedCost, SavedGenes
+from evo.selection.survival import roulette
+from evo.variation.operators import segment_mutation
 from search_spaces.options import SpaceOptions, build_space
 
 CODES = SpaceOptions(channel_codes=True, weight_bits=(), activation_bits=(), factors=(), skip_blocks=False)

@@ -27,9 +27,9 @@ from test_browser import browser
 from test_tracking import children, info, load_model, network, point, progress
 
 from evo import api
-from evo.config import validate
+from evo.config.schema import validate
 from evo.result import Result
-from evo.tracking import MlflowTracker
+from evo.tracking.tracker import MlflowTracker
 
 START_S = 240
 FOLDER_OF_PICTURES = os.environ.get("EVO_PICTURES")

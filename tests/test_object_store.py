@@ -11,11 +11,11 @@ from pyarrow import fs
 from small_run import evo, settings, write_config
 from toy import INFO, begin, rows, search
 
-from evo.checks import check
-from evo.config import validate
-from evo.folder import Folder
-from evo.lease import Lease, claims
-from evo.storage import RunDirectory
+from evo.config.checks import check
+from evo.config.schema import validate
+from evo.storage.folder import Folder
+from evo.storage.lease import Lease, claims
+from evo.storage.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evo.operators import step_mutation, two_point_crossover
 from evo.randomness import derived_seed, stream
 from evo.registry import CROSSOVERS, MUTATIONS, resolve
+from evo.variation.operators import step_mutation, two_point_crossover
 
 
 @st.composite

@@ -12,9 +12,9 @@ from small_run import evo, settings, write_config
 from benchmarks import resnet20_points
 from benchmarks.resnet20_points import Kept, Recipe, figures, low_bits, nominees, plan_of, point, require_nominees
 from evaluators.models.small import digits_cnn
-from evo.build import build_study
-from evo.inputs import Given
 from evo.result import load
+from evo.studies.classifier import build_study
+from evo.studies.inputs import Given
 from search_spaces.plan import Bits, CompressionPlan
 
 

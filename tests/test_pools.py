@@ -13,8 +13,8 @@ from benchmarks.chaos_nodes import Nodes
 from cluster.pools import Pools
 from cluster.ray_backend import RayBackend
 from evo.candidates import FINAL, STEP2, Outcome, Request, Status
-from evo.config import Execution, validate
-from evo.workers import check_resources, workers_at
+from evo.config.schema import Execution, validate
+from evo.studies.workers import check_resources, workers_at
 from search_spaces.plan import CompressionPlan
 
 WORK = requests([(1,) * 6, (2,) * 6])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from small_run import evo
 
-from evo.report import report_html
 from evo.result import load
+from evo.studies.report import report_html
 
 
 def test_report(small_search: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

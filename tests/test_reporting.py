@@ -14,11 +14,11 @@ from toy import PROBLEM, ToySpace, begin, search
 
 from evo.archive import pareto_front
 from evo.candidates import STEP1, STEP2, Candidate, Evaluation, Status
-from evo.display import LiveDisplay, NoDisplay, PlainDisplay, display
-from evo.observers import Standing
+from evo.loop.observers import Standing
 from evo.problem import Problem
-from evo.progress import Listener, Progress, SearchInfo
-from evo.reporting import FidelityPair, View, reports
+from evo.views.display import LiveDisplay, NoDisplay, PlainDisplay, display
+from evo.views.progress import Listener, Progress, SearchInfo
+from evo.views.reporting import FidelityPair, View, reports
 
 INFO = SearchInfo("toy", "runs/toy")
 BOUNDED = Problem(PROBLEM.space, PROBLEM.objectives, reference=(7.0, 40.0))

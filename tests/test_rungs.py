@@ -11,10 +11,10 @@ from evo.algorithms.halving import hopeful, lifted
 from evo.algorithms.nsga import NSGA
 from evo.algorithms.two_step import TwoStep
 from evo.candidates import STEP2, Batch, Candidate, Evaluation, Status, rung_steps
-from evo.checkpoint import decode, encode
-from evo.checks import check
-from evo.config import load
-from evo.summary import trust
+from evo.config.checks import check
+from evo.config.schema import load
+from evo.storage.checkpoint import decode, encode
+from evo.views.summary import trust
 
 RUNG = "rung1"
 SURROGATES = {"error": "surrogate"}

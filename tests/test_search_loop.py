@@ -9,12 +9,12 @@ import pytest
 from toy import PROBLEM, ToyEvaluator, ToyScorer, ToySearch, ToySpace, begin, rows, search
 
 from cluster.local import LocalBackend
-from evo.budget import Budget
 from evo.candidates import STEP1, STEP2, Evaluation, Outcome, Status
-from evo.folder import Folder
-from evo.loop import run_search
-from evo.observers import Standing
-from evo.storage import StorageError
+from evo.loop.budget import Budget
+from evo.loop.generations import run_search
+from evo.loop.observers import Standing
+from evo.storage.folder import Folder
+from evo.storage.run_directory import StorageError
 
 
 class Killed(BaseException):
@@ -57,7 +57,7 @@ def calls(log: Path) -> int:
 @pytest.fixture
 def every_evaluation_is_dear(monkeypatch: pytest.MonkeyPatch) -> None:
     """So each is journaled alone, as those are that take longer than a toy's."""
-    monkeypatch.setattr("evo.loop.JOURNAL_S", 0.0)
+    monkeypatch.setattr("evo.loop.generations.JOURNAL_S", 0.0)
 
 
 def test_killed_at_every_change_and_resumed_equals_uninterrupted(
@@ -84,7 +84,7 @@ def test_killed_at_every_change_and_resumed_equals_uninterrupted(
 def test_killed_while_cheap_evaluations_are_journaled_together_it_is_the_same_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evo.loop.JOURNAL_ROWS", 4)
+    monkeypatch.setattr("evo.loop.generations.JOURNAL_ROWS", 4)
     whole = rows(search(begin(tmp_path / "whole"), generations=2))
     for moment in (*range(9), 10_000):
         path = tmp_path / str(moment)
@@ -212,7 +212,7 @@ def fail_writes(monkeypatch: pytest.MonkeyPatch, of: str, times: int) -> None:
             raise OSError(28, "No space left on device")
         write(self, name, data)
 
-    monkeypatch.setattr("evo.storage.RETRY_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("evo.storage.run_directory.RETRY_PAUSES", (0.0, 0.0))
     monkeypatch.setattr(Folder, "write", full)
 
 

@@ -10,7 +10,7 @@ from points import Individual, point_sets
 from evo.pareto import constrained_ranks, crowding_by_rank, hypervolume, ranks
 from evo.randomness import stream
 from evo.registry import SELECTIONS, resolve
-from evo.selection import divisions, nsga2_survival, nsga3_survival, tournament
+from evo.selection.survival import divisions, nsga2_survival, nsga3_survival, tournament
 
 seeds = st.integers(0, 2**32 - 1)
 

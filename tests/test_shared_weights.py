@@ -24,11 +24,12 @@ from evaluators.supernets.elastic import ElasticSupernet
 from evaluators.supernets.schedule import Schedule
 from evaluators.supernets.trainer import SupernetTrainer
 from evaluators.supernets.weights import WeightStore
-from evo import api, studies
+from evo import api
 from evo.candidates import STEP2
-from evo.config import validate
-from evo.folder import Folder
+from evo.config.schema import validate
 from evo.result import load
+from evo.storage.folder import Folder
+from evo.studies import kinds as studies
 from search_spaces.genome import Genome
 from search_spaces.options import SpaceOptions, build_space
 from search_spaces.plan import CompressionPlan

@@ -13,7 +13,7 @@ from nets import known, named
 from torch import nn
 
 from evaluators.describe import trace
-from evo.space_file import space_from_json, space_to_json
+from evo.config.space_file import space_from_json, space_to_json
 from search_spaces.codebooks import CHANNEL
 from search_spaces.costs import costs
 from search_spaces.genes import FactorGene

@@ -18,13 +18,13 @@ from evo.algorithms.nsga import NSGA2
 from evo.algorithms.random_search import RandomSearch
 from evo.algorithms.two_step import TwoStep
 from evo.archive import objective_values, pareto_front
-from evo.budget import Budget
 from evo.candidates import STEP1, STEP2, Evaluation, Outcome, Request
-from evo.checks import check
-from evo.config import validate
+from evo.config.checks import check
+from evo.config.schema import validate
+from evo.loop.budget import Budget
+from evo.loop.steady import run_steady
 from evo.pareto import hypervolume
-from evo.steady import run_steady
-from evo.storage import RunDirectory
+from evo.storage.run_directory import RunDirectory
 
 
 def keys(evaluations: Sequence[Evaluation]) -> list[str]:

@@ -17,10 +17,10 @@ from pyarrow import fs
 from toy import INFO, begin, rows, search
 
 from evo.candidates import Candidate, Evaluation, Status
-from evo.folder import Folder
-from evo.manifest import Manifest, RunInfo
-from evo.rows import EVALUATIONS, from_parquet, from_table, to_parquet, to_table
-from evo.storage import RunDirectory, StorageError
+from evo.storage.folder import Folder
+from evo.storage.manifest import Manifest, RunInfo
+from evo.storage.rows import EVALUATIONS, from_parquet, from_table, to_parquet, to_table
+from evo.storage.run_directory import RunDirectory, StorageError
 
 TEXT = st.text(max_size=8)
 CANDIDATES = st.builds(

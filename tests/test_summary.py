@@ -10,14 +10,14 @@ from rich.console import Console
 from toy import PROBLEM, ToyEvaluator, ToySpace, begin
 
 from cluster.local import LocalBackend
-from evo.budget import Budget
 from evo.candidates import STEP2, Batch, Candidate, Evaluation, Status
-from evo.config import Config
+from evo.config.schema import Config
 from evo.front import spread
-from evo.loop import run_search
-from evo.observers import Standing
+from evo.loop.budget import Budget
+from evo.loop.generations import run_search
+from evo.loop.observers import Standing
 from evo.result import Result
-from evo.summary import shown_front
+from evo.views.summary import shown_front
 
 REFERENCE = (100.0, 60.0)
 

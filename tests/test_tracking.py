@@ -17,8 +17,8 @@ import torch
 from mlflow import MlflowClient
 
 from evo.front import FrontPoint, plan_summary
-from evo.progress import Progress, SearchInfo
-from evo.tracking import MlflowTracker
+from evo.tracking.tracker import MlflowTracker
+from evo.views.progress import Progress, SearchInfo
 from search_spaces.plan import Bits, CompressionPlan, Width
 
 BASELINE = {"baseline.top1_error": "0.05", "baseline.macs": "2e+06"}

@@ -11,10 +11,10 @@ from sklearn.isotonic import IsotonicRegression
 
 from evo.algorithms.nsga import NSGA
 from evo.algorithms.two_step import TwoStep
-from evo.calibration import BEST, Isotonic, isotonic
 from evo.candidates import STEP1, STEP2, Status
 from evo.problem import Constraint
-from evo.promotion import promotion_order
+from evo.selection.calibration import BEST, Isotonic, isotonic
+from evo.selection.promotion import promotion_order
 
 SURROGATES = {"error": "surrogate"}
 

@@ -12,13 +12,13 @@ from small_run import evo, settings, write_config
 
 from evaluators.artifacts import save_tensors
 from evaluators.models.small import digits_cnn
-from evo.verification import safetensors_fault
+from evo.storage.verification import safetensors_fault
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from evo import api
-    from evo.config import load
+    from evo.config.schema import load
 
     folder = tmp_path_factory.mktemp("verify")
     torch.manual_seed(0)

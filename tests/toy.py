@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from cluster.local import LocalBackend
-from evo.budget import Budget
 from evo.candidates import STEP1, STEP2, Backend, Batch, Candidate, Evaluation, Request
-from evo.loop import run_search
-from evo.manifest import RunInfo
-from evo.observers import SearchObserver
+from evo.loop.budget import Budget
+from evo.loop.generations import run_search
+from evo.loop.observers import SearchObserver
 from evo.problem import Objective, Problem
 from evo.randomness import stream
-from evo.rows import to_table
-from evo.storage import RunDirectory
+from evo.storage.manifest import RunInfo
+from evo.storage.rows import to_table
+from evo.storage.run_directory import RunDirectory
 from search_spaces.genome import Genome
 from search_spaces.plan import Bits, CompressionPlan
 

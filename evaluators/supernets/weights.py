@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from evaluators.artifacts import tensor_bytes
 from evaluators.supernets.protocol import Supernet
-from evo.folder import Folder
-from evo.verification import safetensors_fault
+from evo.storage.folder import Folder
+from evo.storage.verification import safetensors_fault
 from search_spaces.plan import CompressionPlan
 
 STEP, SECONDS = "step", "seconds"

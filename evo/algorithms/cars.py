@@ -1,7 +1,7 @@
 """Continuous evolution on shared weights (CARS: Yang et al. 2020): weights and population are both carried on.
 
 Every generation trains the shared weights on the population, evaluates it again together with its offspring on the new weights,
-and keeps the best by `evo.protected_selection`. A batch therefore holds parents under new ids.
+and keeps the best by `evo.selection.protected`. A batch therefore holds parents under new ids.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from evo.algorithms.proposals import PATIENCE, Proposal, fresh, numbered, sample
 from evo.archive import objective_values, violations
 from evo.candidates import STEP2, Batch, Candidate, Evaluation
 from evo.problem import Problem
-from evo.protected_selection import SECOND_SORTS, protected_survival
 from evo.randomness import stream
+from evo.selection.protected import SECOND_SORTS, protected_survival
 from search_spaces.genome import Blocked, Genome, SearchSpace, genome_digest
 
 Rng = np.random.Generator

@@ -22,7 +22,7 @@ from evo.pareto import constrained_ranks, crowding_by_rank
 from evo.problem import Problem
 from evo.randomness import stream
 from evo.registry import CROSSOVERS, MUTATIONS, SELECTIONS, resolve
-from evo.selection import roulette, tournament
+from evo.selection.survival import roulette, tournament
 from search_spaces.genome import Genome, genome_digest
 
 Population = Sequence[Evaluation]

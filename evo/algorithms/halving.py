@@ -11,10 +11,10 @@ import numpy as np
 
 from evo.algorithms.fidelity_pairs import joined
 from evo.archive import feasible, objective_values, violations
-from evo.calibration import BEST, Isotonic
 from evo.candidates import Evaluation
 from evo.problem import Problem
-from evo.promotion import promotion_order
+from evo.selection.calibration import BEST, Isotonic
+from evo.selection.promotion import promotion_order
 
 ENOUGH = 4  # candidates with both measures before one step is corrected to the other
 

@@ -10,11 +10,11 @@ import numpy as np
 from evo.algorithms.population import check_shares, check_sizes
 from evo.algorithms.stages import Stage, at_level, lowered, rates_within, stages_of, thresholds
 from evo.candidates import STEP1, STEP2, Batch, Candidate, Evaluation
-from evo.fitness import Reciprocal
 from evo.problem import Objective, Problem
 from evo.randomness import stream
 from evo.registry import CROSSOVERS, MUTATIONS, resolve
-from evo.selection import roulette
+from evo.selection.fitness import Reciprocal
+from evo.selection.survival import roulette
 from search_spaces.genome import Genome
 
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -15,7 +15,7 @@ from evo.candidates import Batch, Evaluation
 from evo.pareto import constrained_ranks, crowding_by_rank
 from evo.problem import Problem
 from evo.randomness import stream
-from evo.selection import tournament
+from evo.selection.survival import tournament
 from search_spaces.genome import Genome
 
 

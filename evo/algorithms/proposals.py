@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from evo.candidates import Batch, Candidate
-from evo.operators import Crossover, Mutation
+from evo.variation.operators import Crossover, Mutation
 from search_spaces.genome import Genome, SearchSpace, genome_digest
 
 Array = np.ndarray

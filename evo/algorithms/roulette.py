@@ -10,11 +10,11 @@ import numpy as np
 from evo.algorithms.population import PopulationState, check_shares, check_sizes
 from evo.algorithms.proposals import Proposal, digests, fresh, numbered, starts
 from evo.candidates import STEP2, Batch, Evaluation
-from evo.fitness import Fitness
 from evo.problem import Problem
 from evo.randomness import stream
 from evo.registry import CROSSOVERS, FITNESS, MUTATIONS, resolve
-from evo.selection import roulette
+from evo.selection.fitness import Fitness
+from evo.selection.survival import roulette
 from search_spaces.genome import Genome, SearchSpace
 
 INITIAL = ("sampled", "uniform")

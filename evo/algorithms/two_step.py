@@ -13,13 +13,13 @@ from evo.algorithms.fidelity_pairs import both_measured, codes_of, with_lower
 from evo.algorithms.halving import hopeful
 from evo.algorithms.population import check_counts, check_shares, check_sizes
 from evo.archive import feasible, objective_values, pareto_front, violations
-from evo.calibration import BEST, NODES, Calibration
 from evo.candidates import STEP1, STEP2, Batch, Candidate, Evaluation
-from evo.local_search import LocalSearch
 from evo.problem import Problem
-from evo.promotion import promotion_order
 from evo.randomness import stream
 from evo.registry import CALIBRATIONS, resolve
+from evo.selection.calibration import BEST, NODES, Calibration
+from evo.selection.promotion import promotion_order
+from evo.variation.local_search import LocalSearch
 from search_spaces.genome import Genome
 
 

@@ -1,0 +1,71 @@
+"""The last fidelity step: picks from the front, fully tuned, with the test split reported once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from evo.candidates import FINAL, STEP2, Backend, Candidate, Evaluation, Request
+from evo.front import FrontPoint
+from evo.loop.generations import evaluation_of
+from evo.randomness import evaluation_seed
+from evo.result import BASELINE_FILE, Result
+from evo.storage.run_directory import RunDirectory
+from evo.views.headline import headline
+from search_spaces.genome import Genome, SearchSpace
+
+
+def genome_of(result: Result, point: FrontPoint, space: SearchSpace) -> Genome:
+    """The repaired genome behind a front member."""
+    evaluation = result.evaluation(point.candidate_id, STEP2)
+    if evaluation is None:
+        raise ValueError(f"a point must belong to the run, but got {point.candidate_id}; take one of its front")
+    return space.repair(evaluation.candidate.genome)
+
+
+def keep_baseline(run: RunDirectory, measures: Mapping[str, float]) -> None:
+    """Keep the uncompressed network's measures at the last step, test split included, for comparison."""
+    run.write(BASELINE_FILE, json.dumps(dict(measures), indent=2).encode())
+
+
+def measure_finals(
+    run: RunDirectory, result: Result, backend: Backend, picks: Sequence[str], note: Callable[[str], None]
+) -> tuple[Evaluation, ...]:
+    """Evaluate the picks that have no final evaluation yet; each is recorded the moment it is finished."""
+    wanted: dict[str, Candidate] = {}
+    for spec in picks:
+        try:
+            point = result.pick(spec).point
+        except ValueError as error:
+            note(f"final pick {spec!r} is left out: {error}")
+            continue
+        measured = result.evaluation(point.candidate_id, STEP2)
+        if measured is not None and point.candidate_id not in result.finals:
+            wanted[point.candidate_id] = replace(measured.candidate, step=FINAL)
+    if not wanted:
+        return ()
+    note(f"last step: tuning {len(wanted)} picks: {', '.join(wanted)}")
+    pending = {candidate.key: candidate for candidate in wanted.values()}
+    space, seed = result.problem.space, result.config.seed
+    versions = {e.candidate.id: e.weights_version for e in result.evaluations if e.candidate.step == STEP2}
+    requests = []
+    for key, candidate in pending.items():
+        genome, version = space.repair(candidate.genome), versions[candidate.id]
+        requests.append(Request(key, space.decode(genome), FINAL, evaluation_seed(seed, genome, FINAL), version))
+    done = []
+    for outcome in backend.evaluate(requests):
+        candidate = pending[outcome.key]
+        evaluation = evaluation_of(candidate, outcome, versions[candidate.id])
+        run.record("final", (evaluation,))
+        note(_sentence(evaluation))
+        done.append(evaluation)
+    return tuple(done)
+
+
+def _sentence(evaluation: Evaluation) -> str:
+    name = evaluation.candidate.id
+    if not evaluation.completed:
+        return f"{name} failed at the last step: {evaluation.reason}"
+    told = f"after {evaluation.measures['epochs']:g} epochs ({evaluation.seconds:.0f} s)"
+    return f"{name}: {' '.join(headline(evaluation.measures))} {told}"

@@ -1,0 +1,272 @@
+"""The search loop: ask, evaluate, tell, commit. Killed at any moment and run again, it ends with the same archive."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from evo.algorithm import Algorithm
+from evo.candidates import Backend, Batch, Candidate, Evaluation, Outcome, Request, Scorer, Status
+from evo.loop.budget import Budget
+from evo.loop.observers import Audience, SearchObserver, Standing
+from evo.loop.shared_weights import Trainer, version_for
+from evo.problem import Problem
+from evo.randomness import evaluation_seed
+from evo.storage.checkpoint import decode, encode
+from evo.storage.legality import legal
+from evo.storage.manifest import Manifest
+from evo.storage.run_directory import RunDirectory
+from search_spaces.genome import Genome, SearchSpace
+
+# A crash may lose finished evaluations that together took less than this, or fewer than so many: each write costs milliseconds.
+JOURNAL_S = 0.05
+JOURNAL_ROWS = 5000
+RARELY = 100_000  # new objects between two looks for garbage
+DRIVER = "driver"
+MEMORY = "memory"
+
+
+def run_search(
+    problem: Problem,
+    algorithm: Algorithm[Any],
+    backend: Backend,
+    scorers: Mapping[str, Scorer],
+    run: RunDirectory,
+    seed: int,
+    budget: Budget = Budget(),  # noqa: B008 - frozen
+    observers: Sequence[SearchObserver] = (),
+    trainer: Trainer | None = None,
+) -> tuple[Evaluation, ...]:
+    """Begin or continue the run in `run` until the budget is spent or the algorithm asks for nothing more.
+
+    Steps in `scorers` are scored here on the driver, all others by the backend. Returns all evaluations by round, in
+    the order in which the algorithm asked for them; but for `seconds` and `worker` they depend on the arguments alone, not
+    on workers, order of completion or interruptions. With a trainer, shared weights are trained before a batch that asks for
+    it is evaluated, and rows carry their version. The caller closes backend and trainer. Raises StorageError when the run
+    directory fails for good, and lets KeyboardInterrupt through; both leave a directory that can be resumed.
+    """
+    manifest = run.latest()
+    state = stored_state(run, manifest, algorithm.init(seed))
+    archive = run.committed(manifest)
+    memory = Memory(problem.space, archive)
+    for evaluation in legal(problem.space, run.journal(manifest)):
+        memory.add(evaluation)
+    # A row is a dozen objects without cycles, kept to the end: looking through them at Python's pace is a third of the work.
+    collections = gc.get_threshold()
+    gc.set_threshold(max(RARELY, collections[0]), *collections[1:])
+    clock, audience, status = Clock(manifest.seconds), Audience(observers), "failed"
+    standing = standing_of(manifest.rounds, archive, archive, clock, budget, scorers)
+    audience.on_start(standing)
+    try:
+        while True:
+            batch, asked = algorithm.ask(state)
+            if not batch.candidates or not budget.allows(batch, archive, clock.seconds, scorers):
+                break
+            version = version_for(trainer, batch, archive)
+            work = Round(manifest.rounds + 1, problem.space, backend, scorers, run, seed, memory, audience, version)
+            evaluations = work.evaluate(batch)
+            state = algorithm.tell(asked, evaluations)
+            manifest = run.commit(manifest, evaluations, encode(state), clock.seconds)
+            memory.committed()
+            archive += evaluations
+            standing = standing_of(manifest.rounds, archive, evaluations, clock, budget, scorers)
+            audience.on_round(standing)
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        gc.set_threshold(*collections)
+        audience.on_end(standing, status)
+    return archive
+
+
+def stored_state(run: RunDirectory, manifest: Manifest, fresh: Any) -> Any:
+    stored = run.state(manifest)
+    return fresh if stored is None else decode(type(fresh), stored, like=fresh)
+
+
+class Clock:
+    """Seconds over all sessions of a run."""
+
+    def __init__(self, before: float) -> None:
+        self._began = time.monotonic() - before
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+def standing_of(
+    rounds: int,
+    archive: tuple[Evaluation, ...],
+    latest: tuple[Evaluation, ...],
+    clock: Clock,
+    budget: Budget,
+    scorers: Mapping[str, Scorer],
+) -> Standing:
+    # The highest so far: a round may also promote candidates of older generations.
+    generation = max((e.candidate.generation for e in archive), default=-1)
+    done = budget.share(generation + 1, archive, clock.seconds, scorers)
+    return Standing(rounds, generation, clock.seconds, archive, latest, done)
+
+
+class Memory:
+    """Answers candidates whose work has been done: the same repaired genome at the same step and weights version.
+
+    `committed` rows were told, and their keys will not be asked for again. It grows with every row, hence by no more than
+    an entry of a dictionary each.
+    """
+
+    def __init__(self, space: SearchSpace, committed: Iterable[Evaluation] = ()) -> None:
+        self._space = space
+        self._by_key: dict[str, Evaluation] = {}
+        self._by_work: dict[tuple[str, int], dict[Genome, Evaluation]] = {}
+        for evaluation in committed:
+            self._add_work(evaluation)
+
+    def add(self, evaluation: Evaluation) -> None:
+        self._by_key.setdefault(evaluation.candidate.key, evaluation)
+        self._add_work(evaluation)
+
+    def committed(self) -> None:
+        """All that was added belongs to a commit now."""
+        self._by_key.clear()
+
+    def _add_work(self, evaluation: Evaluation) -> None:
+        genome, step, version = self.work(evaluation.candidate, evaluation.weights_version)
+        own = evaluation.candidate.genome
+        self._by_work.setdefault((step, version), {}).setdefault(own if own == genome else genome, evaluation)
+
+    def work(self, candidate: Candidate, weights_version: int = 0) -> tuple[Genome, str, int]:
+        return self._space.repair(candidate.genome), candidate.step, weights_version
+
+    def find(self, candidate: Candidate, weights_version: int = 0) -> Evaluation | None:
+        known = self._by_key.get(candidate.key)
+        if known is not None and known.candidate == candidate:
+            return known
+        genome, step, version = self.work(candidate, weights_version)
+        copied = self._by_work.get((step, version), {}).get(genome)
+        return copied and replace(copied, candidate=candidate, seconds=0.0, worker=MEMORY)
+
+
+class _Journal:
+    """Writes evaluations as they arrive, those that took next to no time several at once; the commit writes the rest."""
+
+    def __init__(self, run: RunDirectory, round_number: int) -> None:
+        self._run, self._round = run, round_number
+        self._rows: list[Evaluation] = []
+        self._seconds = 0.0
+
+    def add(self, evaluations: Sequence[Evaluation]) -> None:
+        self._rows += evaluations
+        self._seconds += sum(e.seconds for e in evaluations)
+        if self._seconds >= JOURNAL_S or len(self._rows) >= JOURNAL_ROWS:
+            self._run.append(self._rows, self._round)
+            self._rows, self._seconds = [], 0.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """One batch under way."""
+
+    number: int
+    space: SearchSpace
+    backend: Backend
+    scorers: Mapping[str, Scorer]
+    run: RunDirectory
+    seed: int
+    memory: Memory
+    audience: Audience
+    version: int = 0
+
+    def evaluate(self, batch: Batch) -> tuple[Evaluation, ...]:
+        """The evaluations of all candidates, in the batch's order."""
+        new: dict[Any, Candidate] = {}
+        for candidate in batch.candidates:
+            if self._known(candidate) is None:
+                new.setdefault(self.memory.work(candidate, self._version(candidate)), candidate)
+        arrived, journal = set(), _Journal(self.run, self.number)
+        for evaluations in chain(self._score(list(new.values())), self._measure(list(new.values()))):
+            journal.add(evaluations)
+            for evaluation in evaluations:
+                self.memory.add(evaluation)
+                self.audience.on_evaluation(evaluation)
+                arrived.add(evaluation.candidate.key)
+        answers = tuple(self._answer(c) for c in batch.candidates)
+        for evaluation in answers:
+            if evaluation.candidate.key not in arrived:
+                self.audience.on_evaluation(evaluation)
+        return answers
+
+    def _answer(self, candidate: Candidate) -> Evaluation:
+        found = self._known(candidate)
+        if found is None:
+            raise RuntimeError(f"a backend must answer every request, but got none for key={candidate.key}; correct it")
+        return found
+
+    def _known(self, candidate: Candidate) -> Evaluation | None:
+        return self.memory.find(candidate, self._version(candidate))
+
+    def _version(self, candidate: Candidate) -> int:
+        """What the driver scores knows nothing of shared weights."""
+        return 0 if candidate.step in self.scorers else self.version
+
+    def _score(self, candidates: list[Candidate]) -> Iterator[tuple[Evaluation, ...]]:
+        for step, scorer in self.scorers.items():
+            here = [c for c in candidates if c.step == step]
+            if here:
+                yield scored(scorer, here, np.array([self.space.repair(c.genome) for c in here]))
+
+    def _measure(self, candidates: list[Candidate]) -> Iterator[tuple[Evaluation, ...]]:
+        pending = {c.key: c for c in candidates if c.step not in self.scorers}
+        if not pending:
+            return
+        requests = [request_for(self.space, self.seed, c, self.version) for c in pending.values()]
+        for outcome in self.backend.evaluate(requests):
+            yield (evaluation_of(pending[outcome.key], outcome, self.version),)
+
+
+def request_for(space: SearchSpace, seed: int, candidate: Candidate, version: int = 0) -> Request:
+    """The work that a candidate stands for; its seed is a function of the run's seed, the step and the genome."""
+    genome = space.repair(candidate.genome)
+    own_seed = evaluation_seed(seed, genome, candidate.step)
+    return Request(candidate.key, space.decode(genome), candidate.step, own_seed, version)
+
+
+def evaluation_of(candidate: Candidate, outcome: Outcome, version: int = 0) -> Evaluation:
+    return Evaluation(
+        candidate,
+        outcome.status,
+        {
+            sys.intern(name): value for name, value in outcome.measures.items()
+        },  # what came from afar has names of its own
+        outcome.reason,
+        version,
+        seconds=outcome.seconds,
+        worker=sys.intern(outcome.worker),
+    )
+
+
+def scored(scorer: Scorer, candidates: list[Candidate], genomes: np.ndarray) -> tuple[Evaluation, ...]:
+    began = time.perf_counter()
+    measures = scorer.score(genomes)
+    seconds = (time.perf_counter() - began) / len(candidates)
+    for name, values in measures.items():
+        if np.shape(values) != (len(candidates),):
+            raise ValueError(
+                f"a scorer must give one value per genome ({len(candidates)}), but got {name} of shape "
+                f"{np.shape(values)}; correct {type(scorer).__name__}"
+            )
+    rows = zip(*(np.asarray(values, dtype=float).tolist() for values in measures.values()), strict=True)
+    return tuple(
+        Evaluation(c, Status.COMPLETED, dict(zip(measures, row, strict=True)), seconds=seconds, worker=DRIVER)
+        for c, row in zip(candidates, rows, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""Who survives, who mates, and who deserves a measurement."""

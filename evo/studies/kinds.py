@@ -1,0 +1,121 @@
+"""What a search needs of its study, whichever that is: of a classifier, of generators, or of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from evaluators.gan.networks import DIRECTIONS, StackedPair
+from evaluators.quantise import bake
+from evo.algorithm import AnyAlgorithm
+from evo.candidates import STEP2, Scorer, StreamingBackend
+from evo.config.schema import AlgorithmConfig, Config
+from evo.loop.observers import SearchObserver
+from evo.loop.shared_weights import KeepVersions, Trainer
+from evo.problem import Problem
+from evo.randomness import evaluation_seed
+from evo.storage.folder import Folder
+from evo.storage.run_directory import RunDirectory
+from evo.studies.cells import CellStudy, build_cells, cell_kit, keep_cells, make_cell_evaluator, make_cell_trainer
+from evo.studies.classifier import Study, build_algorithm, build_study, climbing, keep_study, scorers
+from evo.studies.inputs import Given
+from evo.studies.supernets import keepers, with_shared
+from evo.studies.translation import (
+    TranslationStudy,
+    build_translation,
+    keep_translation,
+    make_translator,
+    translation_kit,
+)
+from evo.studies.workers import backend_with, build_trainer, make_evaluator, trainer_with, worker_kit
+from search_spaces.genome import Genome
+
+AnyStudy = Study | TranslationStudy | CellStudy
+
+
+def open_study(config: Config, folder: Path | None, given: Given, shared: Folder | None = None) -> AnyStudy:
+    """Load, trace and measure what is searched; see `build_study`. With `shared`, the run's folder, networks are also taken from
+    the shared weights that lie there."""
+    if config.cells is not None:
+        cells = build_cells(config, folder, given, shared)
+        algorithm_of(cells)  # parameters out of range are told before anything is written
+        return cells
+    if config.gan is None:
+        study = build_study(config, folder, given)
+        return study if shared is None else with_shared(study, shared)
+    if given != Given():
+        raise ValueError(
+            "generators are searched from a configuration that names them, but got an object; "
+            'give model and data as names, such as "resnet_generator" and "my_package.images:load"'
+        )
+    pair = build_translation(config, folder)
+    algorithm_of(pair)  # parameters out of range are told before anything is written
+    return pair
+
+
+def kept(study: AnyStudy, run: RunDirectory) -> AnyStudy:
+    if isinstance(study, Study):
+        return with_shared(keep_study(study, run), run.folder)
+    if isinstance(study, CellStudy):
+        return keep_cells(study, run)
+    return keep_translation(study, run)
+
+
+def training_of(study: AnyStudy, given: Given, address: str | None) -> tuple[Trainer | None, Sequence[SearchObserver]]:
+    """Who trains shared weights between generations, and who keeps their versions; nobody without a supernet."""
+    if isinstance(study, CellStudy):
+        make = partial(make_cell_trainer, cell_kit(study, given))
+        found = trainer_with(study.config.execution, make, make, address)
+        return found, (KeepVersions(study.problem, study.evaluator.shared.store),)
+    if not isinstance(study, Study):
+        return None, ()
+    trainer = build_trainer(study, worker_kit(study, given), address)
+    return trainer, keepers(study, trainer)
+
+
+def backend_of(study: AnyStudy, given: Given, address: str | None) -> StreamingBackend:
+    if isinstance(study, Study):
+        return backend_with(study.config, partial(make_evaluator, worker_kit(study, given)), address)
+    if isinstance(study, CellStudy):
+        return backend_with(study.config, partial(make_cell_evaluator, cell_kit(study, given)), address)
+    return backend_with(study.config, partial(make_translator, translation_kit(study)), address)
+
+
+def algorithm_of(study: AnyStudy) -> AnyAlgorithm:
+    """The configured algorithm."""
+    if isinstance(study, Study):
+        return build_algorithm(climbing(study.config), study.problem, study.tables, study.baseline)
+    if isinstance(study, CellStudy):
+        return build_algorithm(study.config.algorithm, study.problem, None, study.baseline)
+    return pair_algorithm(study.config.algorithm, study.problem, study.baseline)
+
+
+def pair_algorithm(config: AlgorithmConfig, problem: Problem, baseline: Mapping[str, float]) -> AnyAlgorithm:
+    """That of a search of generators: co-evolution has a population for each of them."""
+    if config.name == "coevolution":
+        parts = {direction: f"*:{direction}.*" for direction in DIRECTIONS}
+        config = config.model_copy(update={"params": {"parts": parts, **config.params}})
+    return build_algorithm(config, problem, None, baseline)
+
+
+def scorers_of(study: AnyStudy) -> dict[str, Scorer]:
+    return scorers(study) if isinstance(study, Study) else {}
+
+
+def realised(study: AnyStudy, genome: Genome, step: str, version: int = 0) -> nn.Module:
+    """The tuned network of a repaired genome, from its kept weights where there are any."""
+    seed = evaluation_seed(study.config.seed, genome, step)
+    return study.evaluator.at(version).realise(study.space.decode(genome), step, seed)
+
+
+def loadable(study: AnyStudy, genome: Genome, version: int = 0) -> tuple[nn.Module, Any]:
+    """A finished network of one input, as a tracker stores it, and an example of that."""
+    module = bake(realised(study, genome, STEP2, version))
+    if not isinstance(study, TranslationStudy):
+        return module, study.example.cpu().numpy()
+    return StackedPair(module), np.stack([part.cpu().numpy() for part in study.example], axis=1)

@@ -1,0 +1,1 @@
+"""Searches recorded where teams look for them."""
