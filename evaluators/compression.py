@@ -16,6 +16,7 @@ from evaluators.channels import Trace
 from evaluators.compose import compose, data_aware_layers, recalibrate
 from evaluators.data import Images, Splits
 from evaluators.distillation import TeacherAnswers, matches
+from evaluators.fresh import reinitialise
 from evaluators.latency.probe import LatencyProbe
 from evaluators.moments import InputMoments, collect_moments
 from evaluators.quantise import bake
@@ -48,7 +49,8 @@ class StepOptions:
     """One fidelity step. recalibration and validation are numbers of images, 0 meaning the whole split.
 
     `tune.epochs` may be a fraction. With `test`, the test split is measured as well, which only `final` may do.
-    With `save`, the tuned weights are kept beside the run, because making them again would be long.
+    With `save`, the tuned weights are kept beside the run, because making them again would be long. With `from_scratch` a network
+    begins with weights drawn anew, of which `tune` has to make everything.
     """
 
     recalibration: int = 512
@@ -56,6 +58,7 @@ class StepOptions:
     tune: Budget = field(default_factory=Budget)
     test: bool = False
     save: bool = False
+    from_scratch: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class CompressionEvaluator:
     def realise(self, plan: CompressionPlan, step: str, seed: int) -> nn.Module:
         """The tuned network of a plan at a step: from the kept weights where there are any, else made again, equally."""
         options = self.steps[step]
-        module = self._built(plan).to(self.device)
+        module = self._built(plan, options, seed).to(self.device)
         name = tuned_name(plan, step, seed, self.version)
         if self.artifacts is not None and load_tuned(self.artifacts, name, module):
             return module.eval()
@@ -144,7 +147,11 @@ class CompressionEvaluator:
         answers = TeacherAnswers(self.teacher, self.splits, self.device, self._answered)
         tune(module, self.teacher, self.splits, budget, seed, self.device, self.progress, places, answers)
 
-    def _built(self, plan: CompressionPlan) -> nn.Module:
+    def _built(self, plan: CompressionPlan, options: StepOptions, seed: int) -> nn.Module:
+        if options.from_scratch:
+            module = compose(self.teacher, self.trace, self.ranking, plan)
+            reinitialise(module, seed)
+            return module
         if not self.version:
             return compose(self.teacher, self.trace, self.ranking, plan, self._moments(plan))
         if self.shared is None:

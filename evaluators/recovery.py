@@ -92,7 +92,7 @@ def _objective(
     answers: TeacherAnswers | None,
 ) -> Callable[[TrainingBatch], Tensor]:
     """The loss of a batch."""
-    if teacher is None:
+    if teacher is None or not any((budget.alpha, budget.features, budget.attention)):
         return lambda batch: distillation_loss(model(batch.images), batch.labels, None, budget)
     answered = TeacherAnswers(teacher, splits, device) if answers is None else answers
     weights = {"features": budget.features, "attention": budget.attention}

@@ -18,6 +18,7 @@ ALGORITHMS: Table = {
     "coevolution": "evo.algorithms.coevolution:Coevolution",
     "cars": "evo.algorithms.cars:Cars",
     "autoslim": "evo.algorithms.autoslim:AutoSlim",
+    "metapruning": "evo.algorithms.metapruning:MetaPruning",
     "optuna_tpe": "evo.algorithms.optuna_sampler:OptunaTPE",
     "optuna_nsga2": "evo.algorithms.optuna_sampler:OptunaNSGA2",
 }
@@ -39,6 +40,12 @@ FITNESS: Table = {
 CELL_SPACES: Table = {
     "darts": "search_spaces.cells:darts_space",
     "nasbench201": "search_spaces.cells:nasbench201_space",
+}
+
+# Sets of weights that all candidates share.
+SUPERNETS: Table = {
+    "elastic": "evaluators.supernets.elastic:ElasticSupernet",
+    "pruning_net": "evaluators.supernets.pruning_net:PruningNet",
 }
 
 CROSSOVERS: Table = {
@@ -139,6 +146,7 @@ MODELS: Table = {
     "resnet32": "evaluators.models.cifar_resnet:resnet32",
     "resnet44": "evaluators.models.cifar_resnet:resnet44",
     "resnet56": "evaluators.models.cifar_resnet:resnet56",
+    "mobilenet_v2": "evaluators.models.mobilenet:mobilenet_v2",
     "digits_cnn": "evaluators.models.small:digits_cnn",
 }
 
@@ -194,6 +202,7 @@ TABLES: Mapping[str, Table] = {
     "staged": STAGED,
     "fitness": FITNESS,
     "cell_spaces": CELL_SPACES,
+    "supernets": SUPERNETS,
     "crossovers": CROSSOVERS,
     "mutations": MUTATIONS,
     "selections": SELECTIONS,

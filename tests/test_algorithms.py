@@ -22,7 +22,7 @@ from search_spaces.genome import genome_digest
 
 TESTS = Path(__file__).parent
 IMPORTED = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
-SINGLE_OBJECTIVE = ("ga", "roulette")
+SINGLE_OBJECTIVE = ("ga", "roulette", "metapruning")
 GREEDY = ("autoslim",)  # deterministic, and no population: tests/test_cars.py
 ON_SHARED_WEIGHTS = ("cars",)  # evaluates its parents again with every version of the weights
 POPULATIONS = [name for name in ALGORITHMS if name not in GREEDY]

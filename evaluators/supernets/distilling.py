@@ -12,7 +12,12 @@ PlanT = TypeVar("PlanT")
 
 
 def accumulate(
-    view: Callable[[PlanT], nn.Module], plans: Sequence[PlanT], images: Tensor, labels: Tensor, in_place: bool
+    view: Callable[[PlanT], nn.Module],
+    plans: Sequence[PlanT],
+    images: Tensor,
+    labels: Tensor,
+    in_place: bool,
+    label_smoothing: float = 0.0,
 ) -> float:
     """Add up the gradients of all plans; the mean loss, in nats. The first learns the labels; with `in_place` the others learn
     its detached answers instead (Yu and Huang 2019). Raises FloatingPointError where a loss is not finite."""
@@ -20,7 +25,10 @@ def accumulate(
     answers: Tensor | None = None
     for plan in plans:
         logits = view(plan).train()(images)
-        loss = F.cross_entropy(logits, labels if answers is None else answers)
+        if answers is None:
+            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        else:
+            loss = F.cross_entropy(logits, answers)
         loss.backward()
         losses.append(loss.item())
         if in_place and answers is None:

@@ -22,7 +22,8 @@ class Schedule:
 
     The learning rate falls from lr to lr_min as a cosine over `horizon` epochs in all and stays there. A step trains `subnets`
     plans; with the sandwich rule (Yu and Huang 2019) the first two are the largest and the narrowest. layer_drop: probability
-    with which every residual block of a drawn plan is left out of a step (Fan et al. 2020).
+    with which every residual block of a drawn plan is left out of a step (Fan et al. 2020). evenly: random plans have every gene
+    drawn by itself (Liu et al. 2019, MetaPruning), instead of around a level of their own.
     """
 
     warm_up: float = 5.0
@@ -34,6 +35,7 @@ class Schedule:
     subnets: int = 4
     sandwich: bool = True
     layer_drop: float = 0.0
+    evenly: bool = False
 
     def __post_init__(self) -> None:
         fixed = 2 if self.sandwich else 0
@@ -64,9 +66,14 @@ class Schedule:
         fixed = [largest(_compressing(space)), narrowest(_compressing(space))] if self.sandwich else []
         count = self.subnets - len(fixed)
         drawn = [population[i] for i in rng.integers(0, len(population), count)] if population else []
-        genomes = drawn or [space.sample(rng) for _ in range(count)]
+        genomes = drawn or [self._random(space, rng) for _ in range(count)]
         dropped = (self._dropped(space, space.decode(genome), rng) for genome in genomes)
         return (*(space.decode(genome) for genome in fixed), *dropped)
+
+    def _random(self, space: SearchSpace, rng: np.random.Generator) -> Genome:
+        if not self.evenly:
+            return space.sample(rng)
+        return space.repair([int(code) for code in rng.integers(0, space.cardinalities)])
 
     def _dropped(self, space: SearchSpace, plan: CompressionPlan, rng: np.random.Generator) -> CompressionPlan:
         if not self.layer_drop:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from evo.config.schema import AlgorithmConfig, Config, Step
+from evo.config.shared_checks import check_scratch, check_shared
 from evo.config.translation_checks import check_translation
 from evo.front import LIMIT
 from evo.loop.shared_weights import TrainsWeights
@@ -83,6 +84,7 @@ def check(config: Config, measures: Collection[str]) -> None:
     _check_asynchronous(config, made)
     _check_rungs(config, made)
     _check_supernet(config, made)
+    check_scratch(config)
 
 
 def _check_space(config: Config) -> None:
@@ -216,28 +218,7 @@ def _check_supernet(config: Config, made: Any) -> None:
         raise ValueError("shared weights need generations, but got execution.asynchronous=true; set it to false")
     if config.cells is not None:
         return
-    space = config.space
-    unfit = {
-        "factors": space.factors,
-        "sparsity": space.sparsity,
-        "channel_codes": space.channel_codes,
-        "compensate": space.compensate,
-        "roundings": [name for name in space.roundings if name != "nearest"],
-        "criteria": space.criteria[1:],
-    }
-    for key, value in unfit.items():
-        if value:
-            raise ValueError(
-                "shared weights serve widths by one criterion, bits rounded to the nearest and skipped blocks, but got "
-                f"space.{key}={getattr(space, key)!r}; reduce it, or search without a supernet"
-            )
-
-    for key, step in (("step2", config.evaluation.step2), ("final", config.evaluation.final)):
-        if step.tune.features:
-            raise ValueError(
-                "features are compared channel by channel, which shared weights have in another order, but got "
-                f"evaluation.{key}.tune.features={step.tune.features:g}; use tune.attention, or search without a supernet"
-            )
+    check_shared(config, config.supernet)
 
 
 def _class(config: AlgorithmConfig) -> Any:

@@ -68,12 +68,17 @@ class Final(Step):
     recalibration: int = Field(2048, ge=0)
     validation: int = Field(0, ge=0)
     tune: Tune = Field(default_factory=lambda: Tune(epochs=5))
+    from_scratch: bool = Field(
+        False, description="draw the weights of the picks anew before they are tuned: only their structure was searched"
+    )
 
 
 class Supernet(Section):
     """One set of weights for all candidates: their fitness is what they get from it, after batch-norm recalibration. Epochs are
     passes over the training split, fractions allowed. Only widths, bits and skipped blocks can share weights."""
 
+    kind: str = Field("elastic", description="evo list supernets; pruning_net generates the weights of every width")
+    hidden: int = Field(32, ge=1, description="pruning_net: units between the two layers that generate a weight")
     warm_up: float = Field(5.0, ge=0, description="epochs on random subnets, before the first evaluation")
     epochs: float = Field(
         1.0, ge=0, description="epochs on subnets of the population, every generation (algorithm cars)"
@@ -89,6 +94,10 @@ class Supernet(Section):
     in_place_distillation: bool = Field(
         True, description="the first subnet of a step learns labels, the others its answers"
     )
+    sampling: Literal["levels", "evenly"] = Field(
+        "levels", description="random subnets: around a level of compression each, or every gene by itself"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="pruning_net: of the labels")
     layer_drop: float = Field(
         0.0, ge=0, lt=1, description="probability that a residual block is left out of a drawn subnet"
     )

@@ -16,6 +16,7 @@ from evaluators.channels import Trace
 from evaluators.compression import MEASURES, CompressionEvaluator, frozen_teacher
 from evaluators.data import Splits
 from evaluators.describe import trace
+from evaluators.fresh import require_fresh
 from evaluators.gan.evaluator import MEASURES as TRANSLATION_MEASURES
 from evaluators.gradients import collect_gradients
 from evaluators.load import load_weights
@@ -133,6 +134,8 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     teacher = frozen_teacher(model, device)
     described = trace(teacher, example)
     check_outputs(teacher, example, splits)
+    if config.evaluation.final.from_scratch:
+        require_fresh(teacher)
     check_kept(config, [layer.name for layer in described.network.layers])
     space = space_of(config, described.network, teacher)
     if config.supernet is not None:

@@ -112,9 +112,10 @@ def step_options(config: Config) -> dict[str, StepOptions]:
         return StepOptions(section.recalibration, section.validation, tune_budget(section.tune), test=last, save=True)
 
     sections = config.evaluation
+    final = dataclasses.replace(options(sections.final, True), from_scratch=sections.final.from_scratch)
     rungs = zip(rung_steps(len(sections.rungs)), sections.rungs, strict=True)
     climbed = {name: options(section, False) for name, section in rungs}
-    return {**climbed, STEP2: options(sections.step2, False), FINAL: options(sections.final, True)}
+    return {**climbed, STEP2: options(sections.step2, False), FINAL: final}
 
 
 def space_of(config: Config, network: Network, model: nn.Module) -> CompressionSpace:

@@ -13,15 +13,19 @@ from evaluators.compression import CompressionEvaluator
 from evaluators.saliency import Ranking
 from evaluators.supernets.elastic import ElasticSupernet
 from evaluators.supernets.optimiser import StepRule
+from evaluators.supernets.protocol import Supernet as Shared
+from evaluators.supernets.pruning_net import PruningNet
 from evaluators.supernets.schedule import Schedule
 from evaluators.supernets.trainer import SupernetTrainer
 from evaluators.supernets.weights import SharedWeights, WeightStore
 from evo.config.schema import Config, Supernet
 from evo.loop.observers import SearchObserver
 from evo.loop.shared_weights import KeepVersions, Trainer
+from evo.randomness import derived_seed
 from evo.storage.folder import Folder
 from evo.studies.classifier import Study
 from search_spaces.genes import WidthGene
+from search_spaces.plan import CompressionPlan
 from search_spaces.space import CompressionSpace
 
 
@@ -35,6 +39,28 @@ def with_shared(study: Study, folder: Folder) -> Study:
 
 
 def supernet_of(
+    config: Config, teacher: nn.Module, trace: Trace, ranking: Ranking, space: CompressionSpace
+) -> Shared[CompressionPlan]:
+    """The kind of shared weights that the configuration names."""
+    if _section(config).kind == "pruning_net":
+        return pruning_net(config, teacher, trace)
+    return elastic(config, teacher, trace, ranking, space)
+
+
+def pruning_net(config: Config, teacher: nn.Module, trace: Trace) -> PruningNet:
+    section = _section(config)
+    return PruningNet(
+        teacher,
+        trace,
+        derived_seed(config.seed, "pruning net"),
+        section.hidden,
+        StepRule(section.momentum, section.weight_decay),
+        section.in_place_distillation,
+        section.label_smoothing,
+    )
+
+
+def elastic(
     config: Config, teacher: nn.Module, trace: Trace, ranking: Ranking, space: CompressionSpace
 ) -> ElasticSupernet:
     section = _section(config)
@@ -78,6 +104,7 @@ def schedule_of(section: Supernet) -> Schedule:
         section.subnets,
         section.sandwich,
         section.layer_drop,
+        section.sampling == "evenly",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +22,15 @@ PRICES = 24  # tried at once, from the lowest to far above the highest that any 
 ABOVE = 100.0
 SWEEPS = 2
 REMEMBERED = 100_000  # repaired genomes
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A space whose repair also meets limits, around one whose repair does not."""
+
+    @property
+    def space(self) -> SearchSpace: ...
+    def within(self, genome: Genome) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,10 @@ class FeasibleSpace:
                 self._known.clear()
             self._known[legal] = self._within(legal)
         return self._known[legal]
+
+    def within(self, genome: Genome) -> bool:
+        """Whether a repaired genome of `space` meets all limits as it is."""
+        return bool((self._excess(np.array([genome]))[0] <= 0).all())
 
     def _within(self, genome: Genome) -> Genome:
         over = self._excess(np.array([genome]))[0] > 0
