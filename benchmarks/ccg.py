@@ -1,4 +1,4 @@
-"""Co-evolved generators against uniform widths, L1-norm pruning and independent evolution, at one size and equal fine-tuning.
+"""Co-evolved generators against uniform widths, L1-norm pruning and independent evolution, in equal limits, equally tuned.
 
     python -m benchmarks.ccg --work DIR                                 # digits, three seeds
     python -m benchmarks.ccg --work DIR --task maps --data DIR          # aerial photos and maps, one seed; hours on two cores
@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from evo.result import Result
 from evo.studies.inputs import Given
 from evo.studies.kinds import open_study
 from evo.studies.translation import TranslationStudy
-from search_spaces.cost_tables import CostTables
+from evo.studies.translation_limits import limits_of_parts
 from search_spaces.genes import MaskGene
 from search_spaces.genome import Genome
 
@@ -39,7 +39,6 @@ CONFIGS = {"digits": "configs/ccg_digits.yaml", "maps": "configs/ccg_maps.yaml"}
 SEEDS = {"digits": (0, 1, 2), "maps": (0,)}
 COEVOLVED, INDEPENDENT, UNIFORM, L1 = "coevolved", "independent", "uniform", "l1"
 COMPARED = ("test_ssim", "test_l1", "test_discriminator_distance", "test_cycle_l1")
-LIMITS = tuple(f"{measure}_{direction}" for measure in ("params", "macs") for direction in DIRECTIONS)
 PATTERNS = {direction: f"*:{direction}.*" for direction in DIRECTIONS}
 
 
@@ -81,23 +80,17 @@ def measured(bench: Bench) -> dict[str, dict[str, float]]:
     """Test measures of the four networks and of the original."""
     together, apart = bench.searched(COEVOLVED), bench.searched(INDEPENDENT)
     study = bench.study()
-    genome = best_pair(together)
-    size = cost(study, genome)
     genomes = {
-        COEVOLVED: genome,
+        COEVOLVED: best_pair(together),
         INDEPENDENT: best_halves(apart),
-        UNIFORM: scaled(study, size, lambda _, units: list(range(units))),
-        L1: scaled(study, size, lambda gene, units: by_norm(study, gene)),
+        UNIFORM: scaled(study, lambda _, units: list(range(units))),
+        L1: scaled(study, lambda gene, units: by_norm(study, gene)),
     }
     found = {name: bench.finished(study, name, genome) for name, genome in genomes.items()}
     file = bench.work / "original.json"
     if not file.is_file():
         file.write_text(json.dumps(study.evaluator.baseline(FINAL), indent=1))
     return {**found, "original": json.loads(file.read_text())}
-
-
-def cost(study: TranslationStudy, genome: Genome) -> float:
-    return float(CostTables(study.space).costs(np.array([genome]))["params"][0])
 
 
 def loss(evaluation: Evaluation, result: Result, direction: str = "") -> float:
@@ -137,14 +130,17 @@ def fittest(result: Result, direction: str) -> Evaluation:
     return min(within, key=lambda e: loss(e, result, f"_{direction}"))
 
 
-def scaled(study: TranslationStudy, params: float, order: Callable[[MaskGene, int], Sequence[int]]) -> Genome:
-    """Every code keeps the same share of its channels, the first in `order`: the narrowest pair of at least `params`."""
+def scaled(study: TranslationStudy, order: Callable[[MaskGene, int], Sequence[int]]) -> Genome:
+    """Every code keeps the same share of its channels, the first in `order`: the widest pair within the limits of the search."""
+    limits, parts = limits_of_parts(study.problem, study.space), parts_of(study.space, PATTERNS)
     most = max(group.size for group in study.space.network.groups)
-    for kept in range(1, most + 1):
+    for kept in range(most, 0, -1):
         genome = _keeping(study, kept / most, order)
-        if cost(study, genome) >= params:
+        if all(limits[part.name].excess(np.array([part.of(genome)]))[0] <= 0 for part in parts):
             return genome
-    return study.space.anchors()[0]
+    raise ValueError(
+        "some uniform width must be within the limits, but got none; raise the limits of the configuration"
+    )
 
 
 def _keeping(study: TranslationStudy, share: float, order: Callable[[MaskGene, int], Sequence[int]]) -> Genome:
@@ -170,7 +166,8 @@ def by_norm(study: TranslationStudy, gene: MaskGene) -> list[int]:
 
 
 def figures_of(found: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
-    """Means over seeds, and differences of the co-evolved pair from the others: SSIM more is better, all else less."""
+    """Means over seeds, and differences of the co-evolved pair from the others with their deviations over seeds: SSIM more is
+    better, all else less."""
     figures: dict[str, float] = {}
     for name in (COEVOLVED, INDEPENDENT, UNIFORM, L1, "original"):
         for measure in (*COMPARED, "params", "macs"):
@@ -180,8 +177,11 @@ def figures_of(found: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]
             short = measure.removeprefix("test_")
             differences = [one[COEVOLVED][measure] - one[name][measure] for one in found]
             figures[f"{short}_minus_{name}"] = mean(differences)
-    for measure in ("params", "macs"):
-        figures[f"{measure}_share"] = mean(one[COEVOLVED][measure] / one["original"][measure] for one in found)
+            if len(differences) > 1:
+                figures[f"{short}_minus_{name}_sd"] = stdev(differences)
+    for name in (COEVOLVED, INDEPENDENT, UNIFORM, L1):
+        for measure in ("params", "macs"):
+            figures[f"{name}_{measure}_share"] = mean(one[name][measure] / one["original"][measure] for one in found)
     return figures
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evaluators.layers import Layer, layer_of
+from evaluators.layers import Example, Layer, as_arguments, layer_of
 from evaluators.modes import in_eval_mode
 from evaluators.unfolding import unfold
 
@@ -44,14 +44,14 @@ class InputMoments:
         return -(change.to(self.mean) @ self.mean)
 
 
-def collect_moments(model: nn.Module, layers: Iterable[str], batches: Iterable[Tensor]) -> dict[str, InputMoments]:
+def collect_moments(model: nn.Module, layers: Iterable[str], batches: Iterable[Example]) -> dict[str, InputMoments]:
     """Moments over the images of all batches, by forward passes in eval mode; the model is left as it was."""
     sums = {name: _Sums(layer_of(model, name)) for name in layers}
     handles = [s.layer.register_forward_pre_hook(_adder(s)) for s in sums.values()]
     try:
         with in_eval_mode(model), torch.no_grad():
             for images in batches:
-                model(images)
+                model(*as_arguments(images))
     finally:
         for handle in handles:
             handle.remove()

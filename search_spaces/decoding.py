@@ -28,7 +28,7 @@ def plan_of(links: Links, genome: Genome, one: Phenotypes, skipped: Collection[s
             if one.kept[0, i] < group.size and group.name not in links.masks
         ),
         masks=tuple(
-            Mask(group, tuple(int(unit) for unit in np.flatnonzero(codes[units])))
+            Mask(group, tuple(int(unit) for unit in np.flatnonzero(codes[units])), group in links.compensated)
             for group, units in links.masks.items()
             if not codes[units].all()
         ),

@@ -106,12 +106,13 @@ class CriterionGene(Kind):
 @dataclass(frozen=True)
 class MaskGene(Kind):
     """Whether one unit of a channel group is kept (allele 1): one bit of a binary channel code. The groups in `also`, of equal
-    size, share it."""
+    size, share it. compensate: what reads the group makes up for lost units."""
 
     group: str
     unit: int
     ordinal: bool = True
     also: tuple[str, ...] = ()
+    compensate: bool = False
     kind, scope = "mask", GROUP
 
     @property

@@ -102,7 +102,9 @@ class Links:
     @cached_property
     def compensated(self) -> frozenset[str]:
         """Groups for whose lost channels the layers that read them make up."""
-        return frozenset(gene.group for _, gene in self.of(WidthGene) if gene.compensate)
+        widths = (gene.group for _, gene in self.of(WidthGene) if gene.compensate)
+        codes = (group for _, gene in self.of(MaskGene) if gene.compensate for group in gene.places)
+        return frozenset((*widths, *codes))
 
     @cached_property
     def metrics(self) -> dict[str, str]:

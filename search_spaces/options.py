@@ -121,7 +121,7 @@ def _group_genes(group: ChannelGroup, options: SpaceOptions, followers: tuple[st
     if _kept(group.producers, options.keep):
         return []
     if options.channel_codes:
-        return [MaskGene(group.name, unit, also=followers) for unit in range(group.size)]
+        return [MaskGene(group.name, u, also=followers, compensate=options.compensate) for u in range(group.size)]
     if not options.widths:
         return []
     kept = legal_widths(group.size, options.widths, math.ceil(options.multiple / group.unit))

@@ -23,7 +23,7 @@ TORCH = {"torch", "torchvision", "safetensors", "filelock", "sklearn", "PIL"}
 FLOORS = {
     "search_spaces": {"search_spaces", "numpy"},
     "evo": ENGINE,
-    "evaluators": ENGINE | TORCH | {"evaluators", "onnx", "onnxscript", "onnxruntime", "openvino"},
+    "evaluators": ENGINE | TORCH | {"evaluators", "onnx", "onnxscript", "onnxruntime", "openvino", "torch_fidelity"},
     "cluster": ENGINE | TORCH | {"evaluators", "cluster", "ray"},
 }
 # Above their floor these libraries are used in these files and packages of evo only.

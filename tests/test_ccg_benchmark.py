@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from test_ccg_search import settings, study_of
 
-from benchmarks.ccg import by_norm, cost, figures_of, scaled
+from benchmarks.ccg import by_norm, figures_of, scaled
+from evaluators.count import parameters
+from evaluators.gan.networks import DIRECTIONS
 from evaluators.layers import weight_of
+from evo.candidates import STEP2
 from evo.config.schema import validate
 from search_spaces.genes import MaskGene
 
@@ -20,11 +23,12 @@ def test_widths_are_scaled_to_the_size_and_norms_are_those_of_all_filters(tmp_pa
     values = settings(tmp_path)
     values["model"] = {"factory": "resnet_generator", "kwargs": {"channels": 1, "width": 4, "blocks": 1}}
     values["space"] = {**values["space"], "weight_bits": []}
+    values["constraints"] = [{"measure": f"params_{direction}", "upper": "0.4x"} for direction in DIRECTIONS]
     study = study_of(validate(values))
-    full = cost(study, study.space.anchors()[0])
-    genome = scaled(study, 0.4 * full, lambda _, units: list(range(units)))
-    narrower = scaled(study, 0.2 * full, lambda _, units: list(range(units)))
-    assert 0.4 * full <= cost(study, genome) < 0.55 * full and cost(study, narrower) < 0.4 * full
+    genome = scaled(study, lambda _, units: list(range(units)))
+    pair = study.evaluator.realise(study.space.decode(genome), STEP2, 0)
+    shares_left = [parameters(pair.get_submodule(d)) / parameters(study.teacher.get_submodule(d)) for d in DIRECTIONS]
+    assert all(0.3 < share <= 0.4 for share in shares_left)
     shares = {g.group: [] for g in study.space.genes if isinstance(g, MaskGene)}
     for gene, bit in zip(study.space.genes, genome, strict=True):
         shares[gene.group].append(bit)
@@ -48,4 +52,5 @@ def test_differences_are_means_over_seeds() -> None:
     figures = figures_of([first, second])
     assert figures["ssim_minus_uniform"] == pytest.approx(0.05)
     assert figures["ssim_minus_l1"] == pytest.approx(0.15)
-    assert figures["params_share"] == 1.0
+    assert figures["ssim_minus_l1_sd"] == pytest.approx(0.1 / 2**0.5)
+    assert figures["coevolved_params_share"] == 1.0

@@ -16,10 +16,12 @@ from evaluators.channels import Trace
 from evaluators.compose import compose, data_aware_layers, recalibrate
 from evaluators.compression import StepOptions
 from evaluators.gan.data import UnpairedSplits
+from evaluators.gan.fid import frechet_distance
 from evaluators.gan.fitness import Weights, fitness_measures
 from evaluators.gan.metrics import l1, psnr, ssim, unit_range
 from evaluators.gan.networks import A_TO_B, B_TO_A, DIRECTIONS, Discriminators
 from evaluators.gan.training import Recipe, Training
+from evaluators.moments import InputMoments, collect_moments
 from evaluators.quantise import bake
 from evaluators.saliency import Ranking
 from search_spaces.costs import costs
@@ -39,13 +41,14 @@ MEASURES = (
     "peak_activation_bytes",
 )
 SCORING_BATCH = 25
-CALIBRATION_BATCH = 16
+CALIBRATION_BATCH, MOMENT_IMAGES = 16, 256
 
 
 @dataclass(frozen=True)
 class TranslationEvaluator:
     """Measures for the pair and each direction: discriminator_distance, cycle_l1, cycle_l2, both forms of the fitness, costs;
-    at a step that tests also the distances on the test split, and SSIM, PSNR and L1 to the truth where it is paired.
+    at a step that tests also the distances on the test split, SSIM, PSNR and L1 to the truth where it is paired, and FID where
+    `inception` names the weights it takes.
 
     `teacher` is the uncompressed pair in eval mode; neither it nor `judges` is ever changed. `codes` names for each direction the
     channel groups that have a code of their own. Results depend on (plan, step, seed) alone.
@@ -62,8 +65,10 @@ class TranslationEvaluator:
     codes: Mapping[str, tuple[str, ...]]
     device: torch.device
     artifacts: Path | None = None
+    inception: Path | None = None
     progress: Callable[[float], None] | None = None
     _references: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[str, InputMoments] = field(default_factory=dict, repr=False, compare=False)
 
     def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
         options = self.steps[step]
@@ -109,17 +114,16 @@ class TranslationEvaluator:
             for measure in ("ssim", "psnr", "l1"):
                 values = {f"{measure}_{name}": found[name][measure] for name in DIRECTIONS}
                 measures.update({**values, measure: sum(values.values()) / len(values)})
+        if self.inception is not None:
+            distances = {name: self._fid(module, name, images, self.inception) for name in DIRECTIONS}
+            measures.update({f"fid_{name}": value for name, value in distances.items()})
+            measures["fid"] = sum(distances.values()) / len(distances)
         return {f"test_{name}": value for name, value in measures.items()}
 
     def realise(self, plan: CompressionPlan, step: str, seed: int) -> nn.Module:
         """The pair of a plan at a step, tuned with copies of the discriminators: from kept weights, else made again, equally."""
         options = self.steps[step]
-        if data_aware_layers(self.trace, plan):
-            raise ValueError(
-                "decisions on generators must not look at layer inputs, but got one that does; "
-                "leave GPTQ rounding, factor_metric=inputs and compensate out of the space"
-            )
-        module = compose(self.teacher, self.trace, self.ranking, plan).to(self.device)
+        module = compose(self.teacher, self.trace, self.ranking, plan, self._moments(plan)).to(self.device)
         name = tuned_name(plan, step, seed)
         if self.artifacts is not None and load_tuned(self.artifacts, name, module):
             return module.eval()
@@ -131,6 +135,14 @@ class TranslationEvaluator:
         if options.save and self.artifacts is not None and options.tune.epochs > 0:
             save_tuned(self.artifacts, name, module)
         return module
+
+    def _moments(self, plan: CompressionPlan) -> Mapping[str, InputMoments]:
+        """Those of the uncompressed pair on real images; collected when a plan first needs them, the same whichever that is."""
+        missing = [layer for layer in data_aware_layers(self.trace, plan) if layer not in self._known]
+        if missing:
+            batches = self.splits.calibration_batches(MOMENT_IMAGES, CALIBRATION_BATCH, self.device)
+            self._known.update(collect_moments(self.teacher, missing, batches))
+        return self._known
 
     def _tune(self, module: nn.Module, epochs: float, seed: int) -> None:
         steps = max(1, round(epochs * self.splits.steps_per_epoch(self.recipe.batch)))
@@ -182,6 +194,14 @@ class TranslationEvaluator:
             batches = (given[start : start + SCORING_BATCH] for start in range(0, len(given), SCORING_BATCH))
             known[key] = torch.cat([judge(whole(self.splits.prepare(batch, self.device))) for batch in batches])
         return known[key]
+
+    @torch.no_grad()
+    def _fid(self, module: nn.Module, direction: str, images: Mapping[str, Tensor], weights: Path) -> float:
+        """FID of the images made of all given ones to the real ones of the other domain."""
+        given = images[direction].split(SCORING_BATCH)
+        made = torch.cat([module.get_submodule(direction)(self.splits.prepare(x, self.device)) for x in given])
+        real = self.splits.prepare(images[_other(direction)], self.device)
+        return frechet_distance(unit_range(made), unit_range(real), weights, self.device)
 
     @torch.no_grad()
     def _likeness(self, module: nn.Module, direction: str, given: Tensor, truth: Tensor) -> dict[str, float]:

@@ -23,6 +23,7 @@ from evo.problem import Problem
 from evo.randomness import stream
 from evo.registry import CROSSOVERS, MUTATIONS, SELECTIONS, resolve
 from evo.selection.survival import roulette, tournament
+from evo.variation.within import Within
 from search_spaces.genome import Genome, genome_digest
 
 Population = Sequence[Evaluation]
@@ -66,6 +67,8 @@ class Coevolution:
     Without a fitness each population is survived by `selection` over the problem's objectives, parents are drawn by tournaments,
     crossed at `crossover_rate` and mutated, and the best partner is the member of the other part's front that is closest to the
     parent in these objectives. An individual keeps the partner with which it was measured.
+
+    `within` brings every individual of a part within limits of its own, by the part's name.
     """
 
     problem: Problem
@@ -84,6 +87,7 @@ class Coevolution:
     mutation: str = "flip"
     mutation_rate: float | None = None
     step: str = STEP2
+    within: Mapping[str, Within] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_sizes(population=self.population, elites=self.elites)
@@ -140,14 +144,20 @@ class Coevolution:
             partner = uncompressed if others is None else self._partner(rest, others, own, lineage)
             return Paired(part.joined(codes, partner.genome), lineage, partner.opponents)
 
-        unrelated = (with_partner(part.of(space.sample(rng)), ()) for _ in iter(int, 1))
+        limited = self.within.get(part.name)
+        fitted = limited.fitted if limited else _unchanged
+        samples = (part.of(space.sample(rng)) for _ in iter(int, 1))
+        unrelated = (with_partner(limited.sampled(rng, codes) if limited else codes, ()) for codes in samples)
         if not own:
-            anchors = (Paired(anchor) for anchor in space.anchors())
-            return fresh(chain(anchors if state.asked < len(parts) else (), unrelated), state.seen, self.population)
+            first = state.asked < len(parts) and limited is None
+            anchors = (Paired(anchor) for anchor in (space.anchors() if first else ()))
+            return fresh(chain(anchors, unrelated), state.seen, self.population)
         if self.fitness_measure:
-            return [with_partner(*bred) for bred in islice(self._bred_by_roulette(part, own, rng), self.population)]
+            bred = islice(self._bred_by_roulette(part, own, rng), self.population)
+            return [with_partner(fitted(codes), lineage) for codes, lineage in bred]
         bred = islice(self._bred_by_tournament(part, own, rng), 10 * self.population)
-        return fresh(chain((with_partner(*b) for b in bred), unrelated), state.seen, self.population)
+        proposed = (with_partner(fitted(codes), lineage) for codes, lineage in bred)
+        return fresh(chain(proposed, unrelated), state.seen, self.population)
 
     def _partner(
         self, rest: Sequence[Part], others: Sequence[Population], own: Population, lineage: tuple[str, ...]
@@ -239,6 +249,10 @@ class Coevolution:
         survive = resolve(SELECTIONS, self.selection)
         kept = survive(objective_values(self.problem, pool), violations(self.problem, pool), self.population, rng)
         return [pool[i] for i in kept]
+
+
+def _unchanged(codes: Genome) -> Genome:
+    return codes
 
 
 def _of_role(evaluations: Iterable[Evaluation], name: str) -> list[Evaluation]:

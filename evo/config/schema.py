@@ -71,6 +71,13 @@ class Gan(Section):
     identity: float = Field(5.0, ge=0, description="weight of the L1 identity loss in training")
     replay: int = Field(50, ge=0, description="generated images of each domain that discriminators are shown again")
     fitness: GanFitness = Field(default_factory=GanFitness)
+    fit_limits: bool = Field(
+        False,
+        description="every candidate loses random channels until its generator meets params_ and macs_ of constraints",
+    )
+    inception: str | None = Field(
+        None, description="file of Inception weights, for FID at steps that test; docs/ccg.md"
+    )
 
 
 class Space(Section):

@@ -22,13 +22,6 @@ def check_translation(config: Config, gan: Gan) -> None:
             f"space.criteria of generators must be among {', '.join(WEIGHTS_ALONE)}, but got {others[0]!r}, which needs a "
             "classifier; name another one, or set space.channel_codes=true"
         )
-    space = config.space
-    looking = space.compensate or space.factor_metric == "inputs" or space.roundings != ["nearest"]
-    if looking or space.mask_criterion != "magnitude":
-        raise ValueError(
-            "decisions on generators must not look at layer inputs, but got one of space.compensate=true, "
-            "factor_metric=inputs, mask_criterion and roundings=[gptq]; leave them out"
-        )
     if config.supernet is not None:
         raise ValueError("generators are not searched on shared weights, but got a section supernet; remove it")
     if config.timed is not None:

@@ -14,6 +14,7 @@ from torch import nn
 from evaluators.compression import MEASURES
 from evaluators.describe import trace
 from evaluators.gan.evaluator import MEASURES as PAIR_MEASURES
+from evaluators.gan.fid import MISSING as FID_MISSING
 from evaluators.layers import Example
 from evaluators.load import load_weights
 from evaluators.loss_tables import LossTables
@@ -22,7 +23,7 @@ from evo.config.schema import Config
 from evo.studies.classifier import build_algorithm, build_problem, check_names, check_outputs, climbing
 from evo.studies.inputs import check_kept, load_splits, network_of, space_of
 from evo.studies.kinds import pair_algorithm
-from evo.studies.translation import pair_problem, untrained
+from evo.studies.translation import inception_of, pair_problem, untrained
 from evo.variation.reachable import smallest
 from evo.views.bottleneck import Bottleneck, Load, Target, find_bottleneck, loads
 from search_spaces.costs import costs
@@ -66,6 +67,8 @@ def examine(config: Config, target: Target | None = None) -> dict[str, Any]:
         "dense": [{"producers": d.name, "channels": d.channels, "reason": d.reason} for d in network.dense],
         "smallest": reachable(space),
     }
+    if config.gan is not None and config.gan.inception is None:
+        report["missing"] = [FID_MISSING]
     if target is not None:
         report["target"] = _on_target(layers, total, report["smallest"], target)
     return report
@@ -87,10 +90,11 @@ def _of_classifier(config: Config) -> tuple[CompressionSpace, dict[str, float]]:
 
 def _of_pair(config: Config) -> tuple[CompressionSpace, dict[str, float]]:
     """The same of a pair of generators."""
+    inception_of(config)
     model, example = untrained(config)
     space, total = _traced(config, model, example)
     baseline = {**dict.fromkeys(PAIR_MEASURES, np.nan), **total}
-    pair_algorithm(config.algorithm, pair_problem(config, space, baseline), baseline)
+    pair_algorithm(config, pair_problem(config, space, baseline), space, baseline)
     return space, total
 
 

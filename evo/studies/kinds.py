@@ -14,7 +14,7 @@ from evaluators.gan.networks import DIRECTIONS, StackedPair
 from evaluators.quantise import bake
 from evo.algorithm import AnyAlgorithm
 from evo.candidates import STEP2, Scorer, StreamingBackend
-from evo.config.schema import AlgorithmConfig, Config
+from evo.config.schema import Config
 from evo.loop.observers import SearchObserver
 from evo.loop.shared_weights import KeepVersions, Trainer
 from evo.problem import Problem
@@ -32,8 +32,10 @@ from evo.studies.translation import (
     make_translator,
     translation_kit,
 )
+from evo.studies.translation_limits import limits_of_parts
 from evo.studies.workers import backend_with, build_trainer, make_evaluator, trainer_with, worker_kit
 from search_spaces.genome import Genome
+from search_spaces.space import CompressionSpace
 
 AnyStudy = Study | TranslationStudy | CellStudy
 
@@ -92,15 +94,20 @@ def algorithm_of(study: AnyStudy) -> AnyAlgorithm:
         return build_algorithm(climbing(study.config), study.problem, study.tables, study.baseline)
     if isinstance(study, CellStudy):
         return build_algorithm(study.config.algorithm, study.problem, None, study.baseline)
-    return pair_algorithm(study.config.algorithm, study.problem, study.baseline)
+    return pair_algorithm(study.config, study.problem, study.space, study.baseline)
 
 
-def pair_algorithm(config: AlgorithmConfig, problem: Problem, baseline: Mapping[str, float]) -> AnyAlgorithm:
+def pair_algorithm(
+    config: Config, problem: Problem, space: CompressionSpace, baseline: Mapping[str, float]
+) -> AnyAlgorithm:
     """That of a search of generators: co-evolution has a population for each of them."""
-    if config.name == "coevolution":
-        parts = {direction: f"*:{direction}.*" for direction in DIRECTIONS}
-        config = config.model_copy(update={"params": {"parts": parts, **config.params}})
-    return build_algorithm(config, problem, None, baseline)
+    algorithm = config.algorithm
+    if algorithm.name == "coevolution":
+        own: dict[str, Any] = {"parts": {direction: f"*:{direction}.*" for direction in DIRECTIONS}}
+        if config.gan is not None and config.gan.fit_limits:
+            own["within"] = limits_of_parts(problem, space)
+        algorithm = algorithm.model_copy(update={"params": {**own, **algorithm.params}})
+    return build_algorithm(algorithm, problem, None, baseline)
 
 
 def scorers_of(study: AnyStudy) -> dict[str, Scorer]:

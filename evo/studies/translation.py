@@ -20,6 +20,7 @@ from evaluators.describe import trace
 from evaluators.gan.baseline import Makers, has_baseline, load_baseline, new_networks, train_baseline
 from evaluators.gan.data import UnpairedImages, UnpairedSplits, unpaired_splits
 from evaluators.gan.evaluator import TranslationEvaluator
+from evaluators.gan.fid import require_fid
 from evaluators.gan.fitness import Weights
 from evaluators.gan.networks import DIRECTIONS, Discriminators
 from evaluators.gan.training import Recipe
@@ -139,6 +140,7 @@ def build_translation(config: Config, folder: Path | None) -> TranslationStudy:
     """Load, train if need be, trace and measure the pair; writes nothing but gan.baseline."""
     torch.set_num_threads(config.execution.threads)
     device = device_of(config)
+    inception_of(config)  # told before any training
     splits = load_images(config)
     pair, judges = load_networks(config, splits, folder, device)
     teacher = frozen_teacher(pair, device)
@@ -185,7 +187,18 @@ def _evaluator(
         codes,
         device,
         artifacts,
+        inception_of(config),
     )
+
+
+def inception_of(config: Config) -> Path | None:
+    """The weights that FID takes, if any; ValueError where it could not be computed."""
+    named = section(config).inception
+    if named is None:
+        return None
+    weights = Path(named).expanduser()
+    require_fid(weights)
+    return weights
 
 
 def codes_of(space: CompressionSpace) -> dict[str, tuple[str, ...]]:

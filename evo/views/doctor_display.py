@@ -27,6 +27,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(f"block {row['name']} can be skipped", highlight=False)
     for row in report["dense"]:
         console.print(f"dense: {row['channels']} channels of {row['producers']}: {row['reason']}", highlight=False)
+    for sentence in report.get("missing", []):
+        console.print(f"missing: {sentence}", highlight=False)
     if "target" in report:
         _show_target(report["target"], console)
     else:
