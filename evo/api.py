@@ -213,10 +213,11 @@ def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Lis
     try:
         algorithm, everyone = algorithm_of(study), (*observers, *keeping)
         scored = scorers_of(study)
+        overlap = config.supernet is not None and config.supernet.overlap
         if config.execution.asynchronous and isinstance(algorithm, Steady):
             run_steady(study.problem, algorithm, backend, run, config.seed, budget, everyone, scored)
         else:
-            run_search(study.problem, algorithm, backend, scored, run, config.seed, budget, everyone, trainer)
+            run_search(study.problem, algorithm, backend, scored, run, config.seed, budget, everyone, trainer, overlap)
         result = load(run.uri)
         measure_finals(run, result, backend, config.evaluation.final.picks, listeners.note)
         tracker.on_finals(load(run.uri).finals)

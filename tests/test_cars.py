@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from analytic import SPACE, TWO, error, evaluate, reached, run
 from small_run import settings
 
+from evaluators.supernets.trainer import SupernetTrainer
 from evo import api
 from evo.algorithms.autoslim import AutoSlim
 from evo.algorithms.cars import Cars, learning_speeds, mixed
@@ -19,9 +22,10 @@ from evo.candidates import Batch, Candidate, Evaluation, Status
 from evo.config.schema import Config, validate
 from evo.config.schema import load as load_config
 from evo.loop.observers import Standing
+from evo.loop.shared_weights import weights_for
 from evo.pareto import ranks
 from evo.randomness import stream
-from evo.result import load
+from evo.result import Result, load
 from evo.selection.protected import SECOND_SORTS, protected_survival
 from evo.studies import kinds as studies
 
@@ -152,11 +156,14 @@ def test_slimming_ends_at_its_limit_and_when_everything_fails() -> None:
     assert algorithm.ask(algorithm.tell(state, failed))[0] == Batch(())
 
 
+SUPERNET = {"warm_up": 0.5, "epochs": 0.5, "horizon": 4, "batch": 40, "subnets": 3}
+
+
 def config(**changes: Any) -> Config:
     values = settings(None)
     values["model"]["pretrain"] = {"epochs": 2, "batch": 20}
     values["space"] = {"widths": [0.5, 1.0], "weight_bits": [4, 32], "activation_bits": [], "factors": []}
-    values["supernet"] = {"warm_up": 0.5, "epochs": 0.5, "horizon": 4, "batch": 40, "subnets": 3}
+    values["supernet"] = SUPERNET
     values["algorithm"] = {"name": "cars", "params": {"population": 4}}
     values["budget"] = {"generations": 3}
     return validate({**values, **changes})
@@ -185,24 +192,110 @@ def rows(evaluations: tuple[Evaluation, ...]) -> list[Any]:
     return [(e.candidate, e.status, dict(e.measures), e.weights_version) for e in evaluations]
 
 
-def test_a_search_goes_on_with_weights_and_population_after_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = api.run_config(config(), str(tmp_path / "whole"))
-    assert [e.weights_version for e in whole.evaluations] == [1] * 4 + [2] * 8 + [3] * 8
+@pytest.fixture(scope="module")
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Result]:
+    """A search that nothing interrupts."""
+    made = config(supernet={**SUPERNET, "overlap": request.param})
+    return made, api.run_config(made, str(tmp_path_factory.mktemp("whole") / "run"))
+
+
+def stop_in_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    train = SupernetTrainer._step
+
+    def stops(self: SupernetTrainer, at: int, population: Any) -> None:
+        if at == step:
+            raise StopHere
+        train(self, at, population)
+
+    monkeypatch.setattr(SupernetTrainer, "_step", stops)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, evaluations: int) -> None:
     keepers = studies.keepers
-    monkeypatch.setattr(studies, "keepers", lambda *given: (*keepers(*given), StopsAfter(7)))
+    monkeypatch.setattr(studies, "keepers", lambda *given: (*keepers(*given), StopsAfter(evaluations)))
+
+
+both_ways = pytest.mark.parametrize("whole", [False, True], indirect=True, ids=["in turns", "overlapping"])
+INTERRUPTIONS = {
+    "in turns": (False, partial(stop_after, evaluations=7)),
+    "overlapping, in evaluation": (True, partial(stop_after, evaluations=7)),
+    "overlapping, in warm-up": (True, partial(stop_in_step, step=1)),
+    "overlapping, between": (True, partial(stop_in_step, step=2)),
+    "overlapping, in evolution": (True, partial(stop_in_step, step=7)),
+}
+
+
+@both_ways
+def test_versions_follow_the_generations(whole: tuple[Config, Result]) -> None:
+    made, result = whole
+    assert [e.weights_version for e in result.evaluations] == [1] * 4 + [2] * 8 + [3] * 8
+    newest = max(int(file.stem.partition("-")[2]) for file in Path(result.run_dir).glob("models/weights-*"))
+    assert newest == (4 if made.supernet is not None and made.supernet.overlap else 3)
+
+
+@pytest.mark.parametrize(("whole", "stop"), INTERRUPTIONS.values(), indirect=["whole"], ids=INTERRUPTIONS)
+def test_a_search_goes_on_with_weights_and_population_after_an_interruption(
+    whole: tuple[Config, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Any
+) -> None:
+    made, expected = whole
+    stop(monkeypatch)
     with pytest.raises(StopHere):
-        api.run_config(config(), str(tmp_path / "cut"))
+        api.run_config(made, str(tmp_path / "cut"))
     monkeypatch.undo()
     again = api.resume(tmp_path / "cut")
-    assert rows(again.evaluations) == rows(whole.evaluations)
-    longer = api.resume(tmp_path / "cut", ["budget.generations=7"])
-    assert rows(longer.evaluations)[:20] == rows(whole.evaluations) and len(longer.evaluations) == 52
+    assert rows(again.evaluations) == rows(expected.evaluations)
+
+
+@both_ways
+def test_a_longer_search_begins_as_the_shorter_one(whole: tuple[Config, Result]) -> None:
+    made, expected = whole
+    folder = Path(expected.run_dir)
+    longer = api.resume(folder, ["budget.generations=7"])
+    assert rows(longer.evaluations)[:20] == rows(expected.evaluations) and len(longer.evaluations) == 52
     needed = {e.weights_version for e in longer.evaluations if e.candidate.id in {p.candidate_id for p in longer.front}}
-    kept = {int(file.stem.partition("-")[2]) for file in (tmp_path / "cut/models").glob("weights-*")}
-    assert kept == needed | {4, 5, 6, 7}
-    assert load(tmp_path / "cut").front
+    kept = {int(file.stem.partition("-")[2]) for file in folder.glob("models/weights-*")}
+    newest = 8 if made.supernet is not None and made.supernet.overlap else 7
+    assert kept == needed | set(range(newest - 3, newest + 1))
+    assert load(folder).front
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("whole", [True], indirect=True)
+def test_on_a_cluster_overlapping_changes_no_result(whole: tuple[Config, Result], tmp_path: Path) -> None:
+    made, expected = whole
+    there = made.model_copy(update={"execution": made.execution.model_copy(update={"backend": "ray", "workers": 1})})
+    assert rows(api.run_config(there, str(tmp_path / "there")).evaluations) == rows(expected.evaluations)
+
+
+class Recorded:
+    """A trainer that says what it was asked for; one that works beside evaluations ends in `finish`."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, Any]] = []
+
+    def train(self, version: int, population: Any) -> None:
+        self.told.append(("trained", version, tuple(population)))
+
+    def start(self, version: int, population: Any) -> Any:
+        self.told.append(("started", version, tuple(population)))
+        return lambda: self.told.append(("finished", version, tuple(population)))
+
+    def close(self) -> None: ...
+
+
+def test_the_next_version_is_trained_on_what_is_measured_with_this_one() -> None:
+    first, second = measured(0, 0.5, "a"), measured(1, 0.4, "b")
+    trainer, archive = Recorded(), list[Evaluation]()
+    for evaluation in (first, second):
+        genome = (evaluation.candidate.genome,)
+        version, finish = weights_for(trainer, Batch((evaluation.candidate,), genome), archive, overlap=True)
+        trainer.told.append(("measured", version, genome))
+        finish()
+        archive.append(replace(evaluation, weights_version=version))
+    a, b = (first.candidate.genome,), (second.candidate.genome,)
+    expected = [("trained", 1, a), ("started", 2, a), ("measured", 1, a), ("finished", 2, a)]
+    expected += [("trained", 2, ()), ("started", 3, b), ("measured", 2, b), ("finished", 3, b)]
+    assert trainer.told == expected
 
 
 def test_continuous_evolution_without_shared_weights_is_refused() -> None:

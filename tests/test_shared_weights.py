@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -136,6 +137,34 @@ def test_a_trainer_on_the_cluster_is_replaced_when_it_dies(tmp_path: Path) -> No
     assert (tmp_path / "version-1-2").exists()
 
 
+@dataclass(frozen=True)
+class Gated:
+    """A trainer that goes on when a file says so."""
+
+    folder: Path
+
+    def train(self, version: int, population: Sequence[Genome]) -> None:
+        while not (self.folder / f"go-{version}").exists():
+            time.sleep(0.02)
+        (self.folder / f"threads-{version}-{torch.get_num_threads()}").touch()
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.ray
+def test_a_trainer_on_the_cluster_works_while_the_driver_goes_on(tmp_path: Path) -> None:
+    trainer = RayTrainer(partial(Gated, tmp_path), threads=1, alone=2)
+    (tmp_path / "go-1").touch()
+    try:
+        trainer.train(1, [(0, 1)])
+        finish = trainer.start(2, [(0, 1)])
+        (tmp_path / "go-2").touch()  # only a driver that did not wait gets here
+        finish()
+    finally:
+        trainer.close()
+    assert {file.name for file in tmp_path.glob("threads-*")} == {"threads-1-2", "threads-2-1"}
+
+
 def test_a_step_draws_from_the_population_and_brackets_it(tmp_path: Path) -> None:
     made = trainer(tmp_path)
     space, individuals = made.space, population(made)
@@ -153,6 +182,8 @@ def test_a_step_draws_from_the_population_and_brackets_it(tmp_path: Path) -> Non
 
 def test_missing_weights_are_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="version 2 of the shared weights must follow version 1, but got"):
+        trainer(tmp_path).train(2, population(trainer(tmp_path)))
+    with pytest.raises(ValueError, match="version 2 of the shared weights must be in the run directory when a batch"):
         trainer(tmp_path).train(2, ())
     made = trainer(tmp_path)
     made.train(1, population(made))

@@ -35,6 +35,11 @@ class SupernetTrainer:
         """Make a version of the weights from the one before and publish it; nothing to do where it is published already."""
         if version in self.store.versions():
             return
+        if version > 1 and not population:
+            raise ValueError(
+                f"version {version} of the shared weights must be in the run directory when a batch is measured with it, but got "
+                "none; restore it from a copy, or start a new search in another run directory"
+            )
         begun, images = self._begin(version), len(self.splits.train)
         last = self.schedule.last_step(version, images)
         start = kept = time.monotonic()
@@ -42,12 +47,13 @@ class SupernetTrainer:
             self._step(step, population)
             now = time.monotonic()
             if now - kept >= self.pause_s:
-                self.store.write(version, self._kept(step + 1, begun.seconds + now - start), finished=False)
+                self.store.write(version, self._kept(step + 1, begun, now - start), finished=False)
                 kept = now
-        self.store.write(version, self._kept(last, begun.seconds + time.monotonic() - start), finished=True)
+        self.store.write(version, self._kept(last, begun, time.monotonic() - start), finished=True)
 
-    def _kept(self, step: int, seconds: float) -> Kept:
-        return Kept(self.supernet.state(), step, seconds)
+    def _kept(self, step: int, begun: Kept, seconds: float) -> Kept:
+        busy = begun.thread_seconds + seconds * torch.get_num_threads()
+        return Kept(self.supernet.state(), step, begun.seconds + seconds, busy)
 
     def close(self) -> None: ...
 

@@ -15,17 +15,18 @@ from evo.storage.folder import Folder
 from evo.storage.verification import safetensors_fault
 from search_spaces.plan import CompressionPlan
 
-STEP, SECONDS = "step", "seconds"
+STEP, SECONDS, THREAD_SECONDS = "step", "seconds", "thread_seconds"
 MODELS = "models"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What training changes, the step that comes next, and how many seconds of training lie behind it."""
+    """What training changes, the step that comes next, how many seconds of training lie behind it, and the same times threads."""
 
     state: Mapping[str, Tensor]
     step: int = 0
     seconds: float = 0.0
+    thread_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class WeightStore:
     folder: Folder
 
     def write(self, version: int, kept: Kept, finished: bool) -> None:
-        seconds = torch.tensor(kept.seconds, dtype=torch.float64)
-        tensors = {**kept.state, STEP: torch.tensor(kept.step), SECONDS: seconds}
+        spent = torch.tensor([kept.seconds, kept.thread_seconds], dtype=torch.float64)
+        tensors = {**kept.state, STEP: torch.tensor(kept.step), SECONDS: spent[0], THREAD_SECONDS: spent[1]}
         self.folder.write(_name(version, finished), tensor_bytes(tensors))
         if finished and _name(version, False) in self.folder.names(MODELS):
             self.folder.delete(_name(version, False))
@@ -52,8 +53,8 @@ class WeightStore:
         if fault:
             raise ValueError(f"shared weights must be intact, but got {fault} in {name}; restore the file from a copy")
         tensors = load(data)
-        step, seconds = int(tensors.pop(STEP)), float(tensors.pop(SECONDS))
-        return Kept(tensors, step, seconds)
+        step, seconds, busy = (tensors.pop(name) for name in (STEP, SECONDS, THREAD_SECONDS))
+        return Kept(tensors, int(step), float(seconds), float(busy))
 
     def versions(self) -> list[int]:
         names = (name.partition("/")[2] for name in self.folder.names(MODELS))

@@ -102,6 +102,12 @@ class Supernet(Section):
         0.0, ge=0, lt=1, description="probability that a residual block is left out of a drawn subnet"
     )
     private_norms: bool = Field(False, description="batch-norm scales and shifts of its own for every width of a layer")
+    overlap: bool = Field(
+        False, description="train the next version while candidates are measured with the one before (algorithm cars)"
+    )
+    threads: int | None = Field(
+        None, ge=1, description="of the trainer while nobody measures beside it; default: execution.threads"
+    )
 
 
 class Evaluation(Section):

@@ -16,7 +16,7 @@ from evo.algorithm import Algorithm
 from evo.candidates import Backend, Batch, Candidate, Evaluation, Outcome, Request, Scorer, Status
 from evo.loop.budget import Budget
 from evo.loop.observers import Audience, SearchObserver, Standing
-from evo.loop.shared_weights import Trainer, version_for
+from evo.loop.shared_weights import Trainer, weights_for
 from evo.problem import Problem
 from evo.randomness import evaluation_seed
 from evo.storage.checkpoint import decode, encode
@@ -43,14 +43,16 @@ def run_search(
     budget: Budget = Budget(),  # noqa: B008 - frozen
     observers: Sequence[SearchObserver] = (),
     trainer: Trainer | None = None,
+    overlap: bool = False,
 ) -> tuple[Evaluation, ...]:
     """Begin or continue the run in `run` until the budget is spent or the algorithm asks for nothing more.
 
     Steps in `scorers` are scored here on the driver, all others by the backend. Returns all evaluations by round, in
     the order in which the algorithm asked for them; but for `seconds` and `worker` they depend on the arguments alone, not
     on workers, order of completion or interruptions. With a trainer, shared weights are trained before a batch that asks for
-    it is evaluated, and rows carry their version. The caller closes backend and trainer. Raises StorageError when the run
-    directory fails for good, and lets KeyboardInterrupt through; both leave a directory that can be resumed.
+    it is evaluated (with `overlap`, the next version beside it), and rows carry their version. The caller closes backend and
+    trainer. Raises StorageError when the run directory fails for good, and lets KeyboardInterrupt through; both leave a
+    directory that can be resumed.
     """
     manifest = run.latest()
     state = stored_state(run, manifest, algorithm.init(seed))
@@ -69,9 +71,10 @@ def run_search(
             batch, asked = algorithm.ask(state)
             if not batch.candidates or not budget.allows(batch, archive, clock.seconds, scorers):
                 break
-            version = version_for(trainer, batch, archive)
+            version, trained = weights_for(trainer, batch, archive, overlap)
             work = Round(manifest.rounds + 1, problem.space, backend, scorers, run, seed, memory, audience, version)
             evaluations = work.evaluate(batch)
+            trained()
             state = algorithm.tell(asked, evaluations)
             manifest = run.commit(manifest, evaluations, encode(state), clock.seconds)
             memory.committed()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from evo.archive import pareto_front
@@ -23,6 +24,14 @@ class Trainer(Protocol):
 
 
 @runtime_checkable
+class TrainsBeside(Protocol):
+    """A trainer that can work while evaluations go on."""
+
+    def start(self, version: int, population: Sequence[Genome]) -> Callable[[], None]:
+        """Begin what `train` does and return at once; what is returned waits for its end, and raises what went wrong."""
+
+
+@runtime_checkable
 class TrainsWeights(Protocol):
     """An algorithm whose batches say on which genomes shared weights are trained before they are evaluated."""
 
@@ -36,21 +45,37 @@ class Versions(Protocol):
     def delete(self, version: int) -> None: ...
 
 
-def version_for(trainer: Trainer | None, batch: Batch, archive: Sequence[Evaluation]) -> int:
-    """The version with which a batch is evaluated, trained now where the batch asks for that or there is none yet; 0 without
-    shared weights."""
+def weights_for(
+    trainer: Trainer | None, batch: Batch, archive: Sequence[Evaluation], overlap: bool = False
+) -> tuple[int, Callable[[], None]]:
+    """The version with which a batch is evaluated (0 without shared weights), and what must be called after that, before the
+    batch is told.
+
+    In turns, a batch that asks for training is evaluated with the version that was trained on its population just now. With
+    `overlap` it is evaluated with the version before, which came from the population before, while the next one is trained on
+    this population: version v + 1 belongs to the batch evaluated with v. Both are functions of the committed rounds alone.
+    """
     if trainer is None:
         if batch.train_on:
             raise ValueError(
                 f"a batch that trains shared weights needs a supernet, but got {len(batch.train_on)} genomes in train_on "
                 "and none; write a section supernet, or use an algorithm without shared weights"
             )
-        return 0
+        return 0, _nothing
     latest = max((e.weights_version for e in archive), default=0)
-    if batch.train_on or latest == 0:
-        latest += 1
-    trainer.train(latest, batch.train_on)
-    return latest
+    if latest and not batch.train_on:
+        return latest, _nothing
+    version = latest + 1
+    if not (overlap and batch.train_on):
+        trainer.train(version, batch.train_on)
+        return version, _nothing
+    trainer.train(version, batch.train_on if version == 1 else ())  # a later one came with the batch before
+    if isinstance(trainer, TrainsBeside):
+        return version, trainer.start(version + 1, batch.train_on)
+    return version, partial(trainer.train, version + 1, batch.train_on)
+
+
+def _nothing() -> None: ...
 
 
 class KeepVersions(EveryRound):

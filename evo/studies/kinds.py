@@ -72,7 +72,7 @@ def training_of(study: AnyStudy, given: Given, address: str | None) -> tuple[Tra
     """Who trains shared weights between generations, and who keeps their versions; nobody without a supernet."""
     if isinstance(study, CellStudy):
         make = partial(make_cell_trainer, cell_kit(study, given))
-        found = trainer_with(study.config.execution, make, make, address)
+        found = trainer_with(study.config.execution, make, make, address, study.config.supernet)
         return found, (KeepVersions(study.problem, study.evaluator.shared.store),)
     if not isinstance(study, Study):
         return None, ()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cluster.local import LocalTrainer
 from cluster.pools import Pools
 from cluster.ray_session import connect
 from cluster.ray_trainer import RayTrainer
@@ -25,7 +26,7 @@ from evaluators.supernets.sorting import refused_groups
 from evaluators.supernets.trainer import SupernetTrainer
 from evaluators.supernets.weights import SharedWeights, WeightStore
 from evo.candidates import StreamingBackend
-from evo.config.schema import Config, Execution, parse
+from evo.config.schema import Config, Execution, Supernet, parse
 from evo.loop.shared_weights import Trainer
 from evo.registry import BACKENDS, resolve
 from evo.studies.classifier import Study
@@ -100,16 +101,23 @@ def build_trainer(study: Study, kit: WorkerKit, address: str | None) -> Trainer 
     if study.config.supernet is None:
         return None
     here = partial(trainer_of, study.config, study.evaluator, study.space)
-    return trainer_with(study.config.execution, here, partial(make_trainer, kit), address)
+    return trainer_with(study.config.execution, here, partial(make_trainer, kit), address, study.config.supernet)
 
 
 def trainer_with(
-    execution: Execution, here: Callable[[], Trainer], there: Callable[[], Trainer], address: str | None
+    execution: Execution,
+    here: Callable[[], Trainer],
+    there: Callable[[], Trainer],
+    address: str | None,
+    section: Supernet | None = None,
 ) -> Trainer:
     """This process or an actor, as for evaluations."""
+    alone = section.threads if section is not None else None
     if execution.backend == "local" and address is None:
-        return here()
-    return RayTrainer(there, execution.threads, address, execution.gpus, _room(execution))
+        return LocalTrainer(here(), execution.threads, alone)
+    held = execution.threads if section is not None and section.overlap else 0
+    room = _room(execution) + held
+    return RayTrainer(there, execution.threads, address, execution.gpus, room, alone=alone, cpus=held)
 
 
 def reach(execution: Execution, address: str | None) -> None:
