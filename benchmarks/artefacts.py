@@ -21,12 +21,12 @@ from benchmarks import record
 from evaluators.export import export
 from evo.candidates import FINAL, STEP2
 from evo.front import FrontPoint
-from evo.loop.final import genome_of
-from evo.randomness import evaluation_seed
+from evo.loop.final import evaluation_of_point
 from evo.result import Result, load
 from evo.storage.run_directory import RunDirectory
-from evo.studies.classifier import Study, build_study
+from evo.studies.classifier import Study
 from evo.studies.inputs import Given
+from evo.studies.kinds import open_study, realised
 
 # Runs with -I: neither this folder nor the environment's PYTHONPATH is on the path.
 CHECK = """
@@ -65,14 +65,18 @@ def main() -> None:
 
 def check_artefacts(result: Result) -> dict[str, float]:
     """Export every front member (and every final pick), load them all elsewhere, compare."""
-    study = build_study(result.config, RunDirectory.open(result.run_dir).local, Given())
+    study = open_study(result.config, RunDirectory.open(result.run_dir).local, Given())
+    if not isinstance(study, Study):
+        raise ValueError(
+            f"artefacts of classifiers can be checked, but got the run {result.run_dir}; name a search of one network"
+        )
     jobs = [(p, STEP2) for p in result.front] + [(p, FINAL) for p in result.front if p.candidate_id in result.finals]
     with tempfile.TemporaryDirectory() as temporary:
         lines = []
         for number, (point, step) in enumerate(jobs):
             folder = Path(temporary) / f"{number}"
-            seed = evaluation_seed(result.config.seed, genome_of(result, point, study.space), step)
-            export(study.evaluator.realise(point.plan, step, seed), study.example, folder, "pytorch", {}, point.plan)
+            module = realised(study, evaluation_of_point(result, point, step), result.evaluations)
+            export(module, study.example, folder, "pytorch", {}, point.plan)
             lines.append(f"{folder} {_images(study, step, Path(temporary))}")
         found = fresh_process(lines, result.config.execution.threads)
     equal = sum(_equal(result, point, step, got) for (point, step), got in zip(jobs, found, strict=True))

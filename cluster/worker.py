@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from evaluators.protocol import Evaluator, EvaluatorFactory, Versioned
-from evo.candidates import Outcome, Request, Status
+from evaluators.protocol import Continuing, Evaluator, EvaluatorFactory, Versioned
+from evo.candidates import Outcome, Predecessor, Request, Status
 
 
 def build(make_evaluator: EvaluatorFactory, threads: int) -> Evaluator:
@@ -24,7 +24,8 @@ def answer(evaluator: Evaluator, request: Request, threads: int, worker: str, or
     began = time.perf_counter()
     try:
         with torch_threads(threads):
-            measured = _at(evaluator, request.weights_version).evaluate(request.plan, request.step, request.seed)
+            versioned = _at(evaluator, request.weights_version)
+            measured = _after(versioned, request.lineage).evaluate(request.plan, request.step, request.seed)
         measures = {str(name): float(value) for name, value in measured.items()}
     except Exception as error:
         if or_elsewhere and is_out_of_memory(error):
@@ -42,6 +43,17 @@ def _at(evaluator: Evaluator, version: int) -> Evaluator:
             f"an evaluator of shared weights must have the method at, but got {type(evaluator).__name__}; add it"
         )
     return evaluator.at(version)
+
+
+def _after(evaluator: Evaluator, lineage: Sequence[Predecessor]) -> Evaluator:
+    if not lineage:
+        return evaluator
+    if not isinstance(evaluator, Continuing):
+        raise TypeError(
+            f"an evaluator that goes on from tuned weights must have the method after, but got {type(evaluator).__name__}; "
+            "add it, or let the algorithm name no predecessors"
+        )
+    return evaluator.after(lineage)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,19 @@ from torch import Tensor, nn
 from evaluators.codebooks import SMALLEST
 from evaluators.quantise import ActivationQuantiser, QuantisedLayer
 from evaluators.weight_quantiser import WeightQuantiser
+from evo.candidates import Predecessor
 from evo.storage.verification import CONTENT_SHA256
 from search_spaces.plan import CompressionPlan
 
 
-def tuned_name(plan: CompressionPlan, step: str, seed: int, version: int = 0) -> str:
-    """version: that of the shared weights from which the network was taken, if any."""
-    return f"{plan.digest}-{step}-{seed}{f'-{version}' if version else ''}.safetensors"
+def tuned_name(
+    plan: CompressionPlan, step: str, seed: int, version: int = 0, lineage: Sequence[Predecessor] = ()
+) -> str:
+    """version: that of the shared weights from which the network was taken, if any; lineage: what it went on from."""
+    taken = f"-{version}" if version else ""
+    before = json.dumps([(earlier.plan.digest, earlier.step, earlier.seed) for earlier in lineage]).encode()
+    after = f"-after-{hashlib.sha256(before).hexdigest()[:12]}" if lineage else ""
+    return f"{plan.digest}-{step}-{seed}{taken}{after}.safetensors"
 
 
 def save_tuned(folder: Path, name: str, module: nn.Module) -> None:
@@ -52,12 +58,17 @@ def _content_sha256(tensors: Mapping[str, Tensor]) -> str:
     return content.hexdigest()
 
 
+def kept_state(folder: Path, name: str) -> dict[str, Tensor] | None:
+    """The kept state of a tuned module, for one of the same plan; None where none is kept."""
+    return load_file(folder / name) if (folder / name).is_file() else None
+
+
 def load_tuned(folder: Path, name: str, module: nn.Module) -> bool:
     """Load a kept state into a module of the same plan; False where none is kept."""
-    if not (folder / name).is_file():
-        return False
-    module.load_state_dict(load_file(folder / name))
-    return True
+    state = kept_state(folder, name)
+    if state is not None:
+        module.load_state_dict(state)
+    return state is not None
 
 
 def packed_state(module: nn.Module) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators import count
-from evaluators.artifacts import load_tuned, save_tuned, tuned_name
+from evaluators.artifacts import kept_state, save_tuned, tuned_name
 from evaluators.channels import Trace
 from evaluators.compose import compose, data_aware_layers, recalibrate
 from evaluators.data import Images, Splits
@@ -22,7 +22,9 @@ from evaluators.moments import InputMoments, collect_moments
 from evaluators.quantise import bake
 from evaluators.recovery import Budget, classify, tune
 from evaluators.saliency import Ranking
+from evaluators.succession import succeed
 from evaluators.supernets.weights import SharedWeights
+from evo.candidates import Predecessor
 from search_spaces.costs import costs
 from search_spaces.phenotype import of_plan
 from search_spaces.plan import CompressionPlan
@@ -66,7 +68,8 @@ class CompressionEvaluator:
     """Measures: top1_error and cross_entropy on the search-validation split, all costs, and test_* at a step that tests.
 
     `teacher` is the uncompressed network in eval mode; it is never changed. Results depend on (plan, step, seed) alone, and on
-    the version of the shared weights from which networks are taken, 0 meaning the teacher's own.
+    where networks come from: the version of the shared weights, 0 meaning the teacher's own, or the last of `lineage`, whose
+    tuned weights are taken from where they are kept, else made again.
     """
 
     teacher: nn.Module
@@ -80,8 +83,10 @@ class CompressionEvaluator:
     progress: Callable[[float], None] | None = None
     shared: SharedWeights | None = None
     version: int = 0
+    lineage: tuple[Predecessor, ...] = ()
     _known: dict[str, InputMoments] = field(default_factory=dict, repr=False, compare=False)
     _answered: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _newest: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def evaluate(self, plan: CompressionPlan, step: str, seed: int) -> dict[str, float]:
         options = self.steps[step]
@@ -98,11 +103,20 @@ class CompressionEvaluator:
             raise RuntimeError(
                 f"the built module must have {expected['params']:.0f} parameters, but got {counted}; report this plan"
             )
-        return {**measures, **expected, "epochs": options.tune.epochs}
+        return {**measures, **expected, "epochs": self._epochs(options)}
+
+    def _epochs(self, options: StepOptions) -> float:
+        """Of tuning, those of predecessors included."""
+        before = () if options.from_scratch else self.lineage
+        return sum(self.steps[earlier.step].tune.epochs for earlier in before) + options.tune.epochs
 
     def at(self, version: int) -> CompressionEvaluator:
         """The evaluator of networks taken from a version of the shared weights."""
         return replace(self, version=version)
+
+    def after(self, lineage: Sequence[Predecessor]) -> CompressionEvaluator:
+        """The evaluator of networks that go on from the last of these."""
+        return replace(self, lineage=tuple(lineage))
 
     def measure(self, module: nn.Module, options: StepOptions) -> dict[str, float]:
         """Errors of a finished module."""
@@ -127,10 +141,13 @@ class CompressionEvaluator:
     def realise(self, plan: CompressionPlan, step: str, seed: int) -> nn.Module:
         """The tuned network of a plan at a step: from the kept weights where there are any, else made again, equally."""
         options = self.steps[step]
-        module = self._built(plan, options, seed).to(self.device)
-        name = tuned_name(plan, step, seed, self.version)
-        if self.artifacts is not None and load_tuned(self.artifacts, name, module):
+        name = tuned_name(plan, step, seed, self.version, self.lineage)
+        state = self._kept(name)
+        if state is not None:
+            module = (self._composed(plan) if self.lineage else self._built(plan, options, seed)).to(self.device)
+            module.load_state_dict(state)
             return module.eval()
+        module = self._built(plan, options, seed).to(self.device)
         calibration = self._calibration(options)
         recalibrate(module, calibration, ranges=True)
         if options.tune.epochs > 0:
@@ -138,9 +155,20 @@ class CompressionEvaluator:
             recalibrate(module, calibration, ranges=False)
         module.eval()
         inherited = bool(self.version) and options.tune.epochs <= 0  # made again sooner than it is stored
-        if options.save and self.artifacts is not None and not inherited:
-            save_tuned(self.artifacts, name, module)
+        if options.save and not inherited:
+            self._keep(name, module)
         return module
+
+    def _kept(self, name: str) -> dict[str, Tensor] | None:
+        return kept_state(self.artifacts, name) if self.artifacts is not None else self._newest.get(name)
+
+    def _keep(self, name: str, module: nn.Module) -> None:
+        """In the run directory; without one on this machine, in memory until the next."""
+        if self.artifacts is not None:
+            save_tuned(self.artifacts, name, module)
+            return
+        self._newest.clear()
+        self._newest[name] = {key: value.detach().clone() for key, value in module.state_dict().items()}
 
     def _tune(self, module: nn.Module, plan: CompressionPlan, budget: Budget, seed: int) -> None:
         places = matches(self.trace, self.ranking, plan) if budget.features or budget.attention else ()
@@ -153,12 +181,20 @@ class CompressionEvaluator:
             reinitialise(module, seed)
             return module
         if not self.version:
-            return compose(self.teacher, self.trace, self.ranking, plan, self._moments(plan))
-        if self.shared is None:
+            return self._continued(plan) if self.lineage else self._composed(plan)
+        if self.shared is None or self.lineage:
             raise ValueError(
-                f"an evaluator must hold shared weights, but got version={self.version} without; report this"
+                f"networks of shared weights must have them, and no predecessor, but got version={self.version}; report this"
             )
         return self.shared.extract(plan, self.version)
+
+    def _composed(self, plan: CompressionPlan) -> nn.Module:
+        return compose(self.teacher, self.trace, self.ranking, plan, self._moments(plan))
+
+    def _continued(self, plan: CompressionPlan) -> nn.Module:
+        *older, last = self.lineage
+        tuned = self.after(older).realise(last.plan, last.step, last.seed)
+        return succeed(tuned, last.plan, plan, self.teacher, self.trace, self.ranking, self._moments(plan))
 
     def _moments(self, plan: CompressionPlan) -> Mapping[str, InputMoments]:
         """Those of the uncompressed network; collected when a plan first needs them, and the same whichever plan that is."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+from evo.candidates import Predecessor
 from search_spaces.plan import CompressionPlan
 
 
@@ -24,6 +25,14 @@ class Versioned(Evaluator, Protocol):
 
     def at(self, version: int) -> Evaluator:
         """As an evaluator of networks from this version of the weights; 0 means none."""
+
+
+@runtime_checkable
+class Continuing(Evaluator, Protocol):
+    """An evaluator that can also go on from the tuned weights of earlier work."""
+
+    def after(self, lineage: Sequence[Predecessor]) -> Evaluator:
+        """As an evaluator of plans that go on from the last of `lineage`, each of which went on from the one before it."""
 
 
 EvaluatorFactory = Callable[[], Evaluator]

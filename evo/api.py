@@ -5,29 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from evaluators.data import ImageData
-from evaluators.export import FORMATS, FORMATS_BY_ENDING, export, require_free
-from evaluators.export.accuracy import accuracy_by_split, accuracy_of_file
 from evo.candidates import FINAL, STEP1, STEP2
 from evo.config.checks import GIVEN
 from evo.config.resuming import require_same_search
 from evo.config.schema import Config, parse, validate
 from evo.errors import examined_by_doctor
-from evo.front import FrontPoint
 from evo.loop.budget import Budget
-from evo.loop.final import genome_of, keep_baseline, measure_finals
+from evo.loop.final import keep_baseline, measure_finals
 from evo.loop.generations import run_search
 from evo.loop.keeping import KeepFront, KeepTracking
 from evo.loop.observers import SearchObserver
 from evo.loop.steady import Steady, run_steady
-from evo.randomness import evaluation_seed
 from evo.result import Choice, Result, load
 from evo.storage.folder import Folder
 from evo.storage.lease import Lease
@@ -39,10 +33,10 @@ from evo.studies.classifier import (
     SURROGATE,
     check_names,
 )
-from evo.studies.inputs import Given
+from evo.studies.exporting import export_point
+from evo.studies.inputs import Given, require_given
 from evo.studies.kinds import AnyStudy, algorithm_of, backend_of, kept, open_study, scorers_of, training_of
-from evo.studies.pair_outputs import SHEET_FILE, export_pair, write_sheet
-from evo.studies.timing import latency_of_file
+from evo.studies.pair_outputs import SHEET_FILE, write_sheet
 from evo.studies.tracked import tracker_of
 from evo.studies.translation import TranslationStudy
 from evo.studies.workers import reach, workers_at
@@ -55,7 +49,6 @@ from evo.views.writing import write_outputs
 __all__ = ["Choice", "Given", "Listeners", "Result", "export_point", "load", "resume", "run_config", "search"]
 
 UNTRAINED = 0.5  # top-1 error of the uncompressed network above which people are told
-EXPORT_IMAGES, EXPORT_BATCH = 128, 16  # training images for ranges that only an export needs
 
 
 @dataclass(frozen=True)
@@ -165,7 +158,7 @@ def resume(
     config = config or parse(run.config, overrides, f"{run_dir}/config.yaml")
     check_names(config)
     require_same_search(parse(run.config), config)
-    _check_given(config, given, str(run_dir), "evo.resume")
+    require_given(config, given, str(run_dir), "evo.resume")
     reach(config.execution, address)
     with Lease(run.folder, run.uri, listeners.note) as lease:
         run = replace(run, guard=lease.require)
@@ -180,18 +173,6 @@ def resume(
 def _info(study: AnyStudy, config: Config, baseline: Mapping[str, float]) -> RunInfo:
     objectives = tuple(f"{o.direction} {o.measure}" for o in config.objectives)
     return RunInfo(study.space.digest, objectives, config.seed, dict(baseline))
-
-
-def _check_given(config: Config, given: Given, run_dir: str, call: str) -> None:
-    for name, factory, value in (
-        ("model", config.model.factory, given.model),
-        ("data", config.data.factory, given.data),
-    ):
-        if factory == GIVEN and value is None:
-            raise ValueError(
-                f"a search that was started from Python needs its {name} object again, but got {name}=None; "
-                f"in Python, call {call}({run_dir!r}, given=evo.Given(model=..., data=...)) with what evo.search was given"
-            )
 
 
 def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Listeners, given: Given) -> Result:
@@ -248,56 +229,3 @@ def _view(study: AnyStudy) -> View:
     pair = FidelityPair(STEP1, SURROGATE, STEP2, learned)
     workers = workers_at(study.config.execution, STEP2)
     return View(study.problem, STEP2, pair, workers, budgets, f"half_{costs[0]}" if costs else "")
-
-
-def export_point(
-    result: Result, point: FrontPoint, out: Path, format: str | None = None, check_data: bool = False
-) -> Path:
-    """Write a front member as a model that needs none of this project; at the final step where it was finished there.
-
-    check_data: the files also answer the images that the network was measured on, for the card.
-    """
-    kind = format or FORMATS_BY_ENDING.get(out.suffix, "pytorch")
-    if kind not in FORMATS:
-        raise ValueError(f"an export format must be one of {', '.join(FORMATS)}, but got {kind!r}; choose one of these")
-    if FORMATS_BY_ENDING.get(out.suffix, kind) != kind:
-        raise ValueError(f"the ending of the file must suit its format, but got {out} for {kind}; change one of them")
-    run = RunDirectory.open(result.run_dir)
-    given = result.given or Given()
-    _check_given(result.config, given, result.run_dir, "evo.load")
-    require_free(out, kind)
-    study = open_study(result.config, run.local, given, run.folder)
-    step = FINAL if point.candidate_id in result.finals else STEP2
-    evaluation = result.evaluation(point.candidate_id, step)
-    seed = evaluation_seed(result.config.seed, genome_of(result, point, study.space), step)
-    version = evaluation.weights_version if evaluation is not None else 0
-    module = study.evaluator.at(version).realise(point.plan, step, seed)
-    measures = dict(evaluation.measures) if evaluation is not None else dict(point.measures)
-    tuning = result.config.evaluation.final if step == FINAL else result.config.evaluation.step2
-    facts = {
-        "candidate_id": point.candidate_id,
-        "step": step,
-        "measures": measures,
-        "tuning": tuning.model_dump(),
-    }
-    if isinstance(study, TranslationStudy):
-        return export_pair(study, module, out, kind, facts, point.plan)
-    calibration = list(study.splits.calibration_batches(EXPORT_IMAGES, EXPORT_BATCH, torch.device("cpu")))
-    if isinstance(study, CellStudy):
-        facts["preprocessing"] = study.splits.preprocessing()
-        return export(module, study.example, out, kind, facts, point.plan, calibration)
-    return export(
-        module,
-        study.example,
-        out,
-        kind,
-        {
-            **facts,
-            "preprocessing": study.splits.preprocessing(),
-            "accuracy": accuracy_by_split(study.evaluator, step, measures),
-        },
-        point.plan,
-        calibration,
-        partial(latency_of_file, result.config, study.teacher, study.example, kind),
-        partial(accuracy_of_file, study.evaluator, step) if check_data else None,
-    )

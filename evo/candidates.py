@@ -15,11 +15,12 @@ from search_spaces.plan import CompressionPlan
 STEP1 = "step1"
 STEP2 = "step2"
 FINAL = "final"
+RUNG = "rung"  # with a number, from 1 on
 
 
 def rung_steps(count: int) -> tuple[str, ...]:
     """The steps between step 1 and step 2, cheapest first."""
-    return tuple(f"rung{i + 1}" for i in range(count))
+    return tuple(f"{RUNG}{i + 1}" for i in range(count))
 
 
 class Status(str, Enum):
@@ -32,7 +33,8 @@ class Candidate:
     """One genome to be evaluated at one fidelity step.
 
     `id` is unique within a run except that the same candidate keeps its id when it is promoted to a higher step;
-    `key` is unique without exception, and results join by it, never by position.
+    `key` is unique without exception, and results join by it, never by position. `predecessor` is the key of an earlier
+    candidate from whose tuned weights this one goes on; empty for the uncompressed network's.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Candidate:
     parents: tuple[str, ...] = ()
     role: str = ""
     opponents: tuple[str, ...] = ()
+    predecessor: str = ""
 
     @property
     def key(self) -> str:
@@ -74,14 +77,24 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Predecessor:
+    """Earlier work, from whose tuned weights later work goes on."""
+
+    plan: CompressionPlan
+    step: str
+    seed: int
+
+
+@dataclass(frozen=True)
 class Request:
-    """One unit of work for a backend."""
+    """One unit of work for a backend. It goes on from the last of `lineage`, which went on from the one before, and so forth."""
 
     key: str
     plan: CompressionPlan
     step: str
     seed: int
     weights_version: int = 0
+    lineage: tuple[Predecessor, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from evaluators.gan.fitness import FLOOR, Weights, code_fitness, paper_fitness
 from evaluators.gan.networks import A_TO_B, B_TO_A, DIRECTIONS
 from evaluators.quantise import bake
 from evo import api
-from evo.candidates import FINAL, STEP2
+from evo.candidates import FINAL, STEP2, Candidate, Evaluation, Status
 from evo.config.schema import Config, validate
 from evo.studies.classifier import check_names
 from evo.studies.doctor import examine
@@ -106,8 +106,7 @@ def exported_equal(result: api.Result, folder: Path) -> None:
     (final,) = [e for e in result.evaluations if e.candidate.step == FINAL]
     assert {"test_ssim", "test_psnr_a_to_b", "test_l1", "test_discriminator_distance"} <= final.measures.keys()
     choice.export(folder / "onnx", "onnx")
-    genome = study.space.repair(final.candidate.genome)
-    pair = bake(realised(study, genome, FINAL)).eval()
+    pair = bake(realised(study, final)).eval()
     images = torch.rand(2, 1, 12, 12) * 2 - 1
     for direction in DIRECTIONS:
         with torch.no_grad():
@@ -178,7 +177,7 @@ def test_a_worker_builds_an_equal_evaluator(tmp_path: Path) -> None:
     plan = study.space.decode(genome)
     again = make_translator(translation_kit(study))
     assert again.evaluate(plan, STEP2, 5) == study.evaluator.evaluate(plan, STEP2, 5)
-    module, example = loadable(study, genome)
+    module, example = loadable(study, Evaluation(Candidate("0", 0, genome, STEP2), Status.COMPLETED))
     pair = bake(study.evaluator.realise(plan, STEP2, 0))
     a, b = torch.from_numpy(example[:, 0]), torch.from_numpy(example[:, 1])
     stacked = module(torch.from_numpy(example))

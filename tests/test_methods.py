@@ -166,12 +166,17 @@ def test_layer_by_layer_every_code_is_the_best_of_its_size() -> None:
         assert tiny().score(np.array([genome]))["predicted_loss_increase"][0] == pytest.approx(least)
         before = genome
     assert {e.candidate.step for e in found} == {STEP1, STEP2}
+    keys = [e.candidate.key for e in found if e.candidate.step == STEP2]
+    assert [e.candidate.predecessor for e in found if e.candidate.step == STEP2] == ["", keys[0]]
+    alone = searched(replace(algorithm, chained=False), 200)
+    assert [e.candidate.genome for e in alone if e.candidate.step == STEP2] == tuned
+    assert not any(e.candidate.predecessor for e in alone)
 
 
 def test_the_least_sensitive_layer_comes_first_and_the_search_ends() -> None:
     algorithm = Layerwise(Problem(tiny().space, TWO.objectives), targets=(0.5, 0.3), population=8, generations=2)
     state, rounds = algorithm.init(1), 0
-    orders = []
+    orders, began = [], 0
     while (batch := algorithm.ask(state)[0]).candidates and rounds < 100:
         scores = tiny().score(np.array([c.genome for c in batch.candidates]))
         rows = (dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True))
@@ -180,7 +185,9 @@ def test_the_least_sensitive_layer_comes_first_and_the_search_ends() -> None:
             [Evaluation(c, Status.COMPLETED, row) for c, row in zip(batch.candidates, rows, strict=True)],
         )
         rounds, orders = rounds + 1, [*orders, state.order]
+        began += sum(c.step == STEP2 and not c.predecessor for c in batch.candidates)
     assert state.phase == DONE and state.fixed >= 3
+    assert began == 2, "each target begins with the uncompressed network"
     losses = state.losses.mean(axis=1)
     assert [losses[i] for i in orders[-1]] == sorted(losses)
 

@@ -27,7 +27,8 @@ class LayerwiseState:
     of codes of one layer, or the network so far, really built and tuned.
 
     `levels` are channels to keep per stage, `order` the stages from the least to the most sensitive, `at` the position in it;
-    `genome` holds the codes that were fixed. `fixed` counts them over all targets.
+    `genome` holds the codes that were fixed, `predecessor` is the key of the last network that was built and tuned towards the
+    target. `fixed` counts the codes over all targets.
     """
 
     seed: int
@@ -41,6 +42,7 @@ class LayerwiseState:
     at: int = 0
     fixed: int = 0
     genome: Genome = ()
+    predecessor: str = ""
     rounds: int = 0
     population: tuple[Evaluation, ...] = ()
 
@@ -58,6 +60,9 @@ class Layerwise:
     least sensitive on, a genetic algorithm looks for the code of that many channels with the least predicted loss: `population`
     codes, drawn bit by bit and brought to their number, roulette by 1 / loss, one elite, `generations` generations. Then the
     network so far is evaluated at the upper step, which tunes it by distillation, and the next layer follows. It ends by itself.
+
+    With `chained` each of these networks goes on from the tuned weights of the one before, as in the paper; otherwise all from
+    the uncompressed network's.
     """
 
     problem: Problem
@@ -71,6 +76,7 @@ class Layerwise:
     crossover_rate: float = 0.8
     mutation: str = "flip"
     mutation_rate: float | None = None
+    chained: bool = True
     lower: str = STEP1
     upper: str = STEP2
 
@@ -108,7 +114,7 @@ class Layerwise:
         )
         if state.phase == TUNE:  # under the id that it was scored by, so that the steps can be compared
             chosen = [e.candidate for e in state.population] or batch
-            batch = tuple(replace(candidate, step=self.upper) for candidate in chosen)
+            batch = tuple(replace(c, step=self.upper, predecessor=state.predecessor) for c in chosen)
         return Batch(batch), replace(state, asked=state.asked + 1)
 
     def tell(self, state: LayerwiseState, evaluations: Sequence[Evaluation]) -> LayerwiseState:
@@ -118,7 +124,7 @@ class Layerwise:
             LAYERS: self._probed,
             WHOLE: self._planned,
             CODES: self._bred,
-            TUNE: lambda state, _: self._next(replace(state, at=state.at + 1)),
+            TUNE: self._tuned,
             DONE: lambda state, _: state,
         }
         return readers[state.phase](state, told)
@@ -167,7 +173,12 @@ class Layerwise:
         within = cost <= self.targets[state.target] * cost[0]
         chosen = int(np.argmax(within)) if within.any() else len(within) - 1
         levels = self._levels(state, float(thresholds(state.losses)[chosen]))
-        return self._next(replace(state, levels=levels, at=0, genome=self._full))
+        return self._next(replace(state, levels=levels, at=0, genome=self._full, predecessor=""))
+
+    def _tuned(self, state: LayerwiseState, told: Sequence[Evaluation]) -> LayerwiseState:
+        """The next layer follows; a network that could not be tuned is nobody's predecessor."""
+        done = [e.candidate.key for e in told if e.completed and self.chained]
+        return self._next(replace(state, at=state.at + 1, predecessor=done[0] if done else state.predecessor))
 
     def _next(self, state: LayerwiseState) -> LayerwiseState:
         """On to the next layer that loses anything, or to the next target."""

@@ -59,7 +59,8 @@ class TwoStep:
     `neighbours`. These are told to `inner` like its own.
 
     With `rungs` (steps between lower and upper, cheapest first) the promoted begin at the first of them, and only the share
-    `keep` goes on from each to the next. Those left behind count as measured by their last rung, and are not promoted again.
+    `keep` goes on from each to the next. Those left behind count as measured by their last rung, and are not promoted again. With
+    `continue_rungs` who goes on does so from the weights that it was tuned to at the rung below, instead of beginning anew.
     """
 
     problem: Problem
@@ -78,6 +79,7 @@ class TwoStep:
     cheap_rounds: int = 1
     rungs: Sequence[str] = ()
     keep: float = 0.5
+    continue_rungs: bool = False
 
     def __post_init__(self) -> None:
         check_sizes(promote=self.promote, first=self.first, cheap_rounds=self.cheap_rounds, memory=self.memory)
@@ -94,10 +96,14 @@ class TwoStep:
     def ask(self, state: TwoStepState) -> tuple[Batch, TwoStepState]:
         if state.promoting:
             chosen = state.racing if state.rung else self._promoted(state)
-            return Batch(tuple(replace(e.candidate, step=self._steps[state.rung]) for e in chosen)), state
+            return Batch(tuple(self._promotion(state, e.candidate) for e in chosen)), state
         batch, inner = self.inner.ask(state.inner)
         own = tuple(replace(c, step=self.lower, generation=state.generation) for c in batch.candidates)
         return Batch(own + self._found(state), batch.train_on), replace(state, inner=inner)
+
+    def _promotion(self, state: TwoStepState, candidate: Candidate) -> Candidate:
+        goes_on = self.continue_rungs and state.rung > 0
+        return replace(candidate, step=self._steps[state.rung], predecessor=candidate.key if goes_on else "")
 
     def _found(self, state: TwoStepState) -> tuple[Candidate, ...]:
         """What the local search proposes, from the measured front on, with the weights that the measurements so far suggest."""

@@ -6,22 +6,26 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from evo.candidates import FINAL, STEP2, Backend, Candidate, Evaluation, Request
+from evo.candidates import FINAL, STEP2, Backend, Candidate, Evaluation
 from evo.front import FrontPoint
-from evo.loop.generations import evaluation_of
-from evo.randomness import evaluation_seed
+from evo.loop.generations import evaluation_of, request_for
 from evo.result import BASELINE_FILE, Result
 from evo.storage.run_directory import RunDirectory
 from evo.views.headline import headline
 from search_spaces.genome import Genome, SearchSpace
 
 
-def genome_of(result: Result, point: FrontPoint, space: SearchSpace) -> Genome:
-    """The repaired genome behind a front member."""
-    evaluation = result.evaluation(point.candidate_id, STEP2)
+def evaluation_of_point(result: Result, point: FrontPoint, step: str = STEP2) -> Evaluation:
+    """What was measured of a front member at a step that it has reached."""
+    evaluation = result.evaluation(point.candidate_id, step)
     if evaluation is None:
         raise ValueError(f"a point must belong to the run, but got {point.candidate_id}; take one of its front")
-    return space.repair(evaluation.candidate.genome)
+    return evaluation
+
+
+def genome_of(result: Result, point: FrontPoint, space: SearchSpace) -> Genome:
+    """The repaired genome behind a front member."""
+    return space.repair(evaluation_of_point(result, point).candidate.genome)
 
 
 def keep_baseline(run: RunDirectory, measures: Mapping[str, float]) -> None:
@@ -42,17 +46,14 @@ def measure_finals(
             continue
         measured = result.evaluation(point.candidate_id, STEP2)
         if measured is not None and point.candidate_id not in result.finals:
-            wanted[point.candidate_id] = replace(measured.candidate, step=FINAL)
+            wanted[point.candidate_id] = _at_last(measured.candidate)
     if not wanted:
         return ()
     note(f"last step: tuning {len(wanted)} picks: {', '.join(wanted)}")
     pending = {candidate.key: candidate for candidate in wanted.values()}
     space, seed = result.problem.space, result.config.seed
     versions = {e.candidate.id: e.weights_version for e in result.evaluations if e.candidate.step == STEP2}
-    requests = []
-    for key, candidate in pending.items():
-        genome, version = space.repair(candidate.genome), versions[candidate.id]
-        requests.append(Request(key, space.decode(genome), FINAL, evaluation_seed(seed, genome, FINAL), version))
+    requests = [request_for(space, seed, c, versions[c.id], result.evaluations) for c in pending.values()]
     done = []
     for outcome in backend.evaluate(requests):
         candidate = pending[outcome.key]
@@ -61,6 +62,11 @@ def measure_finals(
         note(_sentence(evaluation))
         done.append(evaluation)
     return tuple(done)
+
+
+def _at_last(candidate: Candidate) -> Candidate:
+    """One that went on from another's weights goes on from its own; all others begin anew."""
+    return replace(candidate, step=FINAL, predecessor=candidate.key if candidate.predecessor else "")
 
 
 def _sentence(evaluation: Evaluation) -> str:

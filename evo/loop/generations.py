@@ -15,6 +15,7 @@ import numpy as np
 from evo.algorithm import Algorithm
 from evo.candidates import Backend, Batch, Candidate, Evaluation, Outcome, Request, Scorer, Status
 from evo.loop.budget import Budget
+from evo.loop.lineage import lineage_of
 from evo.loop.observers import Audience, SearchObserver, Standing
 from evo.loop.shared_weights import Trainer, weights_for
 from evo.problem import Problem
@@ -72,7 +73,8 @@ def run_search(
             if not batch.candidates or not budget.allows(batch, archive, clock.seconds, scorers):
                 break
             version, trained = weights_for(trainer, batch, archive, overlap)
-            work = Round(manifest.rounds + 1, problem.space, backend, scorers, run, seed, memory, audience, version)
+            number, space = manifest.rounds + 1, problem.space
+            work = Round(number, space, backend, scorers, run, seed, memory, audience, version, archive)
             evaluations = work.evaluate(batch)
             trained()
             state = algorithm.tell(asked, evaluations)
@@ -122,7 +124,7 @@ def standing_of(
 
 
 class Memory:
-    """Answers candidates whose work has been done: the same repaired genome at the same step and weights version.
+    """Answers candidates whose work has been done: the same repaired genome at the same step, weights version and predecessor.
 
     `committed` rows were told, and their keys will not be asked for again. It grows with every row, hence by no more than
     an entry of a dictionary each.
@@ -131,7 +133,7 @@ class Memory:
     def __init__(self, space: SearchSpace, committed: Iterable[Evaluation] = ()) -> None:
         self._space = space
         self._by_key: dict[str, Evaluation] = {}
-        self._by_work: dict[tuple[str, int], dict[Genome, Evaluation]] = {}
+        self._by_work: dict[tuple[str, int, str], dict[Genome, Evaluation]] = {}
         for evaluation in committed:
             self._add_work(evaluation)
 
@@ -144,19 +146,19 @@ class Memory:
         self._by_key.clear()
 
     def _add_work(self, evaluation: Evaluation) -> None:
-        genome, step, version = self.work(evaluation.candidate, evaluation.weights_version)
+        genome, how = self.work(evaluation.candidate, evaluation.weights_version)
         own = evaluation.candidate.genome
-        self._by_work.setdefault((step, version), {}).setdefault(own if own == genome else genome, evaluation)
+        self._by_work.setdefault(how, {}).setdefault(own if own == genome else genome, evaluation)
 
-    def work(self, candidate: Candidate, weights_version: int = 0) -> tuple[Genome, str, int]:
-        return self._space.repair(candidate.genome), candidate.step, weights_version
+    def work(self, candidate: Candidate, weights_version: int = 0) -> tuple[Genome, tuple[str, int, str]]:
+        return self._space.repair(candidate.genome), (candidate.step, weights_version, candidate.predecessor)
 
     def find(self, candidate: Candidate, weights_version: int = 0) -> Evaluation | None:
         known = self._by_key.get(candidate.key)
         if known is not None and known.candidate == candidate:
             return known
-        genome, step, version = self.work(candidate, weights_version)
-        copied = self._by_work.get((step, version), {}).get(genome)
+        genome, how = self.work(candidate, weights_version)
+        copied = self._by_work.get(how, {}).get(genome)
         return copied and replace(copied, candidate=candidate, seconds=0.0, worker=MEMORY)
 
 
@@ -189,6 +191,7 @@ class Round:
     memory: Memory
     audience: Audience
     version: int = 0
+    archive: tuple[Evaluation, ...] = ()
 
     def evaluate(self, batch: Batch) -> tuple[Evaluation, ...]:
         """The evaluations of all candidates, in the batch's order."""
@@ -232,16 +235,21 @@ class Round:
         pending = {c.key: c for c in candidates if c.step not in self.scorers}
         if not pending:
             return
-        requests = [request_for(self.space, self.seed, c, self.version) for c in pending.values()]
+        asked = pending.values()
+        requests = [request_for(self.space, self.seed, c, self.version, self.archive) for c in asked]
         for outcome in self.backend.evaluate(requests):
             yield (evaluation_of(pending[outcome.key], outcome, self.version),)
 
 
-def request_for(space: SearchSpace, seed: int, candidate: Candidate, version: int = 0) -> Request:
-    """The work that a candidate stands for; its seed is a function of the run's seed, the step and the genome."""
+def request_for(
+    space: SearchSpace, seed: int, candidate: Candidate, version: int = 0, archive: Sequence[Evaluation] = ()
+) -> Request:
+    """The work that a candidate stands for; its seed is a function of the run's seed, the step and the genome. The archive holds
+    its predecessors."""
     genome = space.repair(candidate.genome)
     own_seed = evaluation_seed(seed, genome, candidate.step)
-    return Request(candidate.key, space.decode(genome), candidate.step, own_seed, version)
+    lineage = lineage_of(space, seed, candidate, archive)
+    return Request(candidate.key, space.decode(genome), candidate.step, own_seed, version, lineage)
 
 
 def evaluation_of(candidate: Candidate, outcome: Outcome, version: int = 0) -> Evaluation:

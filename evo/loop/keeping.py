@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from evo.archive import pareto_front
-from evo.candidates import STEP2
+from evo.candidates import RUNG, STEP2
 from evo.loop.observers import EveryRound, Standing
 from evo.problem import Problem
 from evo.storage.run_directory import RunDirectory
@@ -42,7 +43,8 @@ class KeepTracking(EveryRound):
 
 
 class KeepFront(EveryRound):
-    """Deletes the step-2 weights of candidates that are not on the front; what is needed again is made again, equally."""
+    """Deletes tuned weights but those of the front and those from which the next round may go on: of the last candidate at
+    step 2, and of the rung climbed last. What is needed again is made again, equally."""
 
     def __init__(self, problem: Problem, folder: Path | None) -> None:
         self._problem, self._folder = problem, folder
@@ -51,8 +53,12 @@ class KeepFront(EveryRound):
         if self._folder is None:
             return
         space = self._problem.space
-        front = pareto_front(self._problem, standing.evaluations, STEP2)
+        measured = (e for e in reversed(standing.evaluations) if e.candidate.step == STEP2 and e.completed)
+        front = [*pareto_front(self._problem, standing.evaluations, STEP2), *islice(measured, 1)]
         digests = {space.decode(space.repair(e.candidate.genome)).digest for e in front}
-        for file in (self._folder / "models").glob(f"*-{STEP2}-*.safetensors"):
-            if file.name.partition("-")[0] not in digests:
+        climbed = {e.candidate.step for e in standing.latest}
+        for file in (self._folder / "models").glob("*-*-*.safetensors"):
+            digest, step, *_ = file.name.split("-")
+            outdated = digest not in digests if step == STEP2 else step.startswith(RUNG) and step not in climbed
+            if outdated:
                 file.unlink(missing_ok=True)

@@ -133,7 +133,8 @@ class _Search:
         while len(requests) < count and (candidate := self._next()) is not None:
             known = self._memory.find(candidate)
             if known is None:
-                requests.append(request_for(self.problem.space, self.seed, candidate))
+                archive = (*self.archive, *self.told) if candidate.predecessor else ()
+                requests.append(request_for(self.problem.space, self.seed, candidate, archive=archive))
             else:
                 self.finish(known)
         return requests

@@ -25,6 +25,7 @@ EVALUATIONS = pa.schema(
         ("genome", pa.list_(pa.int32())),
         ("parents", pa.list_(pa.string())),
         ("opponents", pa.list_(pa.string())),
+        ("predecessor", pa.string()),
         ("status", pa.string()),
         ("reason", pa.string()),
         ("measures", pa.map_(pa.string(), pa.float64())),
@@ -34,6 +35,9 @@ EVALUATIONS = pa.schema(
     ],
     metadata={"format_version": str(FORMAT_VERSION)},
 )
+
+_PREDECESSOR = EVALUATIONS.get_field_index("predecessor")
+_WITHOUT_PREDECESSOR = EVALUATIONS.remove(_PREDECESSOR)
 
 
 def to_table(evaluations: Sequence[Evaluation], round_number: int = 0) -> pa.Table:
@@ -49,6 +53,7 @@ def to_table(evaluations: Sequence[Evaluation], round_number: int = 0) -> pa.Tab
         "genome": [c.genome for c in candidates],
         "parents": [c.parents for c in candidates],
         "opponents": [c.opponents for c in candidates],
+        "predecessor": [c.predecessor for c in candidates],
         "status": [e.status.value for e in evaluations],
         "reason": [e.reason for e in evaluations],
         "measures": [list(e.measures.items()) for e in evaluations],
@@ -61,6 +66,7 @@ def to_table(evaluations: Sequence[Evaluation], round_number: int = 0) -> pa.Tab
 
 def from_table(table: pa.Table) -> tuple[Evaluation, ...]:
     """The inverse of `to_table`, exact to the bit of every float; `round` is left out."""
+    table = _current(table)
     column = {name: table[name].combine_chunks() for name in table.column_names}
     plain = {name: column[name].to_pylist() for name in _PLAIN}
     plain |= {name: list(map(sys.intern, plain[name])) for name in _FEW}  # one string for all rows that hold it
@@ -73,6 +79,7 @@ def from_table(table: pa.Table) -> tuple[Evaluation, ...]:
         _tuples(column["parents"], column["parents"].values.to_pylist()),
         plain["role"],
         _tuples(column["opponents"], column["opponents"].values.to_pylist()),
+        plain["predecessor"],
     )
     measures = column["measures"]
     items = list(zip(map(sys.intern, measures.keys.to_pylist()), measures.items.to_numpy().tolist(), strict=True))
@@ -98,11 +105,18 @@ def to_parquet(table: pa.Table) -> bytes:
 
 def from_parquet(data: bytes) -> pa.Table:
     """Raises pyarrow.ArrowException or OSError where the bytes are not a whole Parquet file."""
-    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+    return _current(pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read())
 
 
-_FEW = ("step", "role", "reason", "worker")
-_PLAIN = ("id", "generation", "step", "role", "status", "reason", "weights_version", "seconds", "worker")
+def _current(table: pa.Table) -> pa.Table:
+    """Evaluations as they were written before candidates had predecessors, with none; everything else as it is."""
+    if not table.schema.equals(_WITHOUT_PREDECESSOR):
+        return table
+    return table.add_column(_PREDECESSOR, EVALUATIONS.field(_PREDECESSOR), pa.array([""] * len(table), pa.string()))
+
+
+_FEW = ("step", "role", "predecessor", "reason", "worker")
+_PLAIN = ("id", "generation", "step", "role", "predecessor", "status", "reason", "weights_version", "seconds", "worker")
 
 
 def _tuples(lists: pa.ListArray, flat: list[Any]) -> list[tuple[Any, ...]]:

@@ -24,6 +24,7 @@ from evaluators.rank_rules import options_by
 from evaluators.recovery import Budget as TuneBudget
 from evaluators.recovery import tune
 from evo.candidates import FINAL, STEP2, rung_steps
+from evo.config.checks import GIVEN
 from evo.config.schema import Config, Step, Tune
 from evo.registry import DATASETS, MODELS, SCHEDULES, resolve
 from search_spaces.codebooks import CHANNEL, TENSOR
@@ -44,6 +45,19 @@ class Given:
 
     model: nn.Module | None = None
     data: ImageData | tuple[Any, Any] | None = None
+
+
+def require_given(config: Config, given: Given, run_dir: str, call: str) -> None:
+    """Raise ValueError where a search that was started with objects is to go on without them."""
+    for name, factory, value in (
+        ("model", config.model.factory, given.model),
+        ("data", config.data.factory, given.data),
+    ):
+        if factory == GIVEN and value is None:
+            raise ValueError(
+                f"a search that was started from Python needs its {name} object again, but got {name}=None; "
+                f"in Python, call {call}({run_dir!r}, given=evo.Given(model=..., data=...)) with what evo.search was given"
+            )
 
 
 def device_of(config: Config) -> torch.device:

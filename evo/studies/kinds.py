@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from evaluators.compression import CompressionEvaluator
 from evaluators.gan.networks import DIRECTIONS, StackedPair
 from evaluators.quantise import bake
 from evo.algorithm import AnyAlgorithm
-from evo.candidates import STEP2, Scorer, StreamingBackend
+from evo.candidates import Evaluation, Scorer, StreamingBackend
 from evo.config.schema import Config
+from evo.loop.generations import request_for
 from evo.loop.observers import SearchObserver
 from evo.loop.shared_weights import KeepVersions, Trainer
 from evo.problem import Problem
-from evo.randomness import evaluation_seed
 from evo.storage.folder import Folder
 from evo.storage.run_directory import RunDirectory
 from evo.studies.cells import CellStudy, build_cells, cell_kit, keep_cells, make_cell_evaluator, make_cell_trainer
@@ -34,7 +35,6 @@ from evo.studies.translation import (
 )
 from evo.studies.translation_limits import limits_of_parts
 from evo.studies.workers import backend_with, build_trainer, make_evaluator, trainer_with, worker_kit
-from search_spaces.genome import Genome
 from search_spaces.space import CompressionSpace
 
 AnyStudy = Study | TranslationStudy | CellStudy
@@ -114,15 +114,19 @@ def scorers_of(study: AnyStudy) -> dict[str, Scorer]:
     return scorers(study) if isinstance(study, Study) else {}
 
 
-def realised(study: AnyStudy, genome: Genome, step: str, version: int = 0) -> nn.Module:
-    """The tuned network of a repaired genome, from its kept weights where there are any."""
-    seed = evaluation_seed(study.config.seed, genome, step)
-    return study.evaluator.at(version).realise(study.space.decode(genome), step, seed)
+def realised(study: AnyStudy, evaluation: Evaluation, archive: Sequence[Evaluation] = ()) -> nn.Module:
+    """The tuned network that was evaluated, from its kept weights where there are any. The archive holds its predecessors."""
+    candidate, space, seed = evaluation.candidate, study.space, study.config.seed
+    request = request_for(space, seed, candidate, evaluation.weights_version, archive)
+    evaluator = study.evaluator.at(request.weights_version)
+    if isinstance(evaluator, CompressionEvaluator):
+        evaluator = evaluator.after(request.lineage)
+    return evaluator.realise(request.plan, request.step, request.seed)
 
 
-def loadable(study: AnyStudy, genome: Genome, version: int = 0) -> tuple[nn.Module, Any]:
+def loadable(study: AnyStudy, evaluation: Evaluation, archive: Sequence[Evaluation] = ()) -> tuple[nn.Module, Any]:
     """A finished network of one input, as a tracker stores it, and an example of that."""
-    module = bake(realised(study, genome, STEP2, version))
+    module = bake(realised(study, evaluation, archive))
     if not isinstance(study, TranslationStudy):
         return module, study.example.cpu().numpy()
     return StackedPair(module), np.stack([part.cpu().numpy() for part in study.example], axis=1)

@@ -37,7 +37,7 @@ def tracker_of(run: RunDirectory, study: AnyStudy, note: Callable[[str], None]) 
             raise ValueError(
                 f"a model must belong to a measured candidate, but got {candidate_id}; take one of the front"
             )
-        return loadable(study, study.space.repair(evaluation.candidate.genome), evaluation.weights_version)
+        return loadable(study, evaluation, finished().evaluations)
 
     def texts() -> dict[str, str]:
         explained = {} if isinstance(study, CellStudy) else {"explanation.html": explanation_page(finished())}
