@@ -19,19 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import record
-from benchmarks.noop import CodeSpace, Sleeper, measures, problem, requests
+from benchmarks.noop import CodeSpace, Instant, Sleeper, measures, problem, requests
 from cluster.ray_backend import RayBackend
 from cluster.ray_session import connect, worker_environment
 from evo.algorithms.nsga import NSGA2
 from evo.algorithms.random_search import RandomSearch
-from evo.candidates import Backend, Evaluation, Outcome, Request, Status
+from evo.candidates import Backend, Evaluation, Request
 from evo.loop.budget import Budget
 from evo.loop.generations import run_search
 from evo.loop.observers import Standing
@@ -159,16 +159,6 @@ def overhead(folder: Path) -> dict[str, float]:
 
 
 # --- The driver's own work -------------------------------------------------------------------------------------------
-
-
-class Instant:
-    """Answers at once, so that all time goes to the driver."""
-
-    def evaluate(self, work: Sequence[Request]) -> Iterator[Outcome]:
-        for request in work:
-            yield Outcome(request.key, Status.COMPLETED, measures(request.seed))
-
-    def close(self) -> None: ...
 
 
 @dataclass

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from evo.candidates import Evaluation
+from evo.digests import of_genome
 from evo.pareto import front_indices, hypervolume
 from evo.problem import Problem
+from evo.storage.columns import Archive
 from search_spaces.genome import Genome
 
 Z_95 = 1.959963984540054
@@ -41,19 +43,31 @@ def violations(problem: Problem, evaluations: Sequence[Evaluation]) -> np.ndarra
     return problem.excess(evaluations)
 
 
-def pareto_front(problem: Problem, evaluations: Iterable[Evaluation], step: str) -> tuple[Evaluation, ...]:
+def pareto_front(problem: Problem, evaluations: Sequence[Evaluation], step: str) -> tuple[Evaluation, ...]:
     """Feasible, non-dominated evaluations of a step, one per genome, by first objective and then id.
 
-    Of a genome evaluated more than once the newest weights count, and among those the lowest id.
+    Of a genome evaluated more than once the newest weights count, and among those the lowest id. An Archive is read in
+    parts, of which a later one must not have older weights than one before.
     """
+    if isinstance(evaluations, Archive):
+        return _front_of_parts(problem, evaluations, step)
     latest: dict[Genome, Evaluation] = {}
-    for evaluation in feasible(problem, evaluations, step):
-        known = latest.get(evaluation.candidate.genome)
-        if known is None or evaluation.weights_version > known.weights_version:
-            latest[evaluation.candidate.genome] = evaluation
+    for evaluation in sorted(feasible(problem, evaluations, step), key=lambda e: -e.weights_version):
+        latest.setdefault(evaluation.candidate.genome, evaluation)
     members = tuple(latest.values())
     front = [members[i] for i in front_indices(objective_values(problem, members))]
     return tuple(sorted(front, key=lambda e: (problem.values(e)[0], e.candidate.id)))
+
+
+def _front_of_parts(problem: Problem, archive: Archive, step: str) -> tuple[Evaluation, ...]:
+    front: tuple[Evaluation, ...] = ()
+    newest: dict[int, int] = {}
+    for part in archive.backwards():
+        found = sorted(feasible(problem, part, step), key=lambda e: -e.weights_version)
+        works = ((e, newest.setdefault(of_genome(e.candidate.genome), e.weights_version)) for e in found)
+        current = [e for e, version in works if e.weights_version == version]
+        front = pareto_front(problem, (*front, *current), step)
+    return front
 
 
 def dominated_share(problem: Problem, front: Sequence[Evaluation]) -> float:
@@ -107,12 +121,11 @@ def kendall_tau(a: np.ndarray, b: np.ndarray) -> Agreement:
 
 
 def step_agreement(
-    evaluations: Iterable[Evaluation], lower_step: str, upper_step: str, lower_measure: str, upper_measure: str
+    evaluations: Sequence[Evaluation], lower_step: str, upper_step: str, lower_measure: str, upper_measure: str
 ) -> Agreement:
     """Kendall's tau between two fidelity steps over the candidates completed at both, joined by id."""
-    everything = tuple(evaluations)
-    lower = _measured(everything, lower_step, lower_measure)
-    upper = _measured(everything, upper_step, upper_measure)
+    lower = _measured(evaluations, lower_step, lower_measure)
+    upper = _measured(evaluations, upper_step, upper_measure)
     ids = sorted(lower.keys() & upper.keys())
     return kendall_tau(np.array([lower[i] for i in ids]), np.array([upper[i] for i in ids]))
 

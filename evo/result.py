@@ -15,6 +15,7 @@ from evo.config.schema import Config, parse
 from evo.config.space_file import SPACE_FILE, space_from_json
 from evo.front import FrontPoint, pick, within_reference
 from evo.problem import Problem
+from evo.storage.columns import Archive
 from evo.storage.legality import legal
 from evo.storage.run_directory import RunDirectory
 from evo.views.marks import absolute_marks
@@ -37,7 +38,7 @@ class Result:
     config: Config
     problem: Problem
     baseline: Mapping[str, float]
-    evaluations: tuple[Evaluation, ...]
+    evaluations: Archive
     seed: int = 0
     final_baseline: Mapping[str, float] = field(default_factory=dict)  # of the uncompressed network at the last step
     given: Given | None = field(default=None, repr=False, compare=False)  # what a search from Python was given

@@ -14,7 +14,7 @@ from search_spaces.plan import CompressionPlan
 Genome = tuple[int, ...]
 
 
-@lru_cache(maxsize=2**15)
+@lru_cache(maxsize=2**14)
 def genome_digest(genome: Genome) -> str:
     """Content digest of a genome: 16 hexadecimal digits, equal on every platform."""
     return hashlib.blake2b(",".join(map(str, genome)).encode(), digest_size=8).hexdigest()

@@ -15,10 +15,10 @@ from evo.algorithms.optuna_sampler import OptunaSearch
 from evo.algorithms.proposals import Proposal, fresh
 from evo.algorithms.random_search import RandomSearch
 from evo.candidates import Evaluation, Status
+from evo.digests import GenomeSet
 from evo.problem import Constraint, Objective, Problem
 from evo.registry import ALGORITHMS, STAGED, resolve
 from evo.storage.checkpoint import decode, encode
-from search_spaces.genome import genome_digest
 
 TESTS = Path(__file__).parent
 IMPORTED = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
@@ -165,8 +165,8 @@ def test_a_space_smaller_than_the_population_is_searched_whole(name):
 
 def test_fresh_genomes_come_first_and_seen_ones_fill_up():
     proposals = [Proposal((i,)) for i in (0, 1, 1, 2, 0)]
-    assert [p.genome for p in fresh(proposals, (genome_digest((0,)),), 2)] == [(1,), (2,)]
-    assert [p.genome for p in fresh(proposals, (genome_digest((0,)),), 4)] == [(1,), (2,), (0,), (1,)]
+    assert [p.genome for p in fresh(proposals, GenomeSet().plus([(0,)]), 2)] == [(1,), (2,)]
+    assert [p.genome for p in fresh(proposals, GenomeSet().plus([(0,)]), 4)] == [(1,), (2,), (0,), (1,)]
 
 
 def test_constraints_are_met_before_objectives_are_improved():

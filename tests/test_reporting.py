@@ -16,9 +16,10 @@ from evo.archive import pareto_front
 from evo.candidates import STEP1, STEP2, Candidate, Evaluation, Status
 from evo.loop.observers import Standing
 from evo.problem import Problem
+from evo.storage.columns import Archive
 from evo.views.display import LiveDisplay, NoDisplay, PlainDisplay, display
 from evo.views.progress import Listener, Progress, SearchInfo
-from evo.views.reporting import FidelityPair, View, reports
+from evo.views.reporting import FidelityPair, Summary, View, reports
 
 INFO = SearchInfo("toy", "runs/toy")
 BOUNDED = Problem(PROBLEM.space, PROBLEM.objectives, reference=(7.0, 40.0))
@@ -92,9 +93,9 @@ def test_worker_use_counts_worker_time_only() -> None:
         return Evaluation(candidate, Status.COMPLETED, {"error": 1.0, "size": 1.0}, seconds=seconds, worker=worker)
 
     rows = (row(0, "worker-0", 4.0), row(1, "worker-1", 2.0), row(2, "driver", 9.0), row(3, "memory", 9.0))
-    two = View(BOUNDED, workers=2)
-    assert two.progress(Standing(1, 0, 6.0, rows)).worker_use == pytest.approx(0.5)
-    assert math.isnan(two.progress(Standing(0, -1, 0.0)).worker_use)
+    summary = Summary(View(BOUNDED, workers=2))
+    assert math.isnan(summary.progress(Standing(0, -1, 0.0)).worker_use)
+    assert summary.progress(Standing(1, 0, 6.0, Archive.of(rows))).worker_use == pytest.approx(0.5)
 
 
 def test_plain_display_prints_a_line_per_generation_and_the_end(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def grown(path: Path, rounds: int) -> tuple[RunDirectory, Manifest]:
     for number in range(rounds):
         run.append(made(1, 3 * number), number + 1)
         state = pa.table({"round": [number + 1]})
-        manifest = run.commit(manifest, made(3, 3 * number), state, seconds=float(number))
+        manifest = run.commit(manifest, to_table(made(3, 3 * number), number + 1), state, seconds=float(number))
     return run, manifest
 
 
@@ -106,7 +106,7 @@ def test_what_finished_after_the_commit_comes_from_the_journal(tmp_path: Path) -
     run.append(made(2, 7), 3)
     run.record("final", made(1, 20))
     assert sorted(keys(run.journal(run.latest()))) == sorted(keys(made(3, 6) + made(1, 20)))
-    run.commit(manifest, made(3, 6), pa.table({"round": [3]}), 3.0)
+    run.commit(manifest, to_table(made(3, 6), 3), pa.table({"round": [3]}), 3.0)
     assert keys(run.journal(run.latest())) == keys(made(1, 20)), "what was recorded apart outlives commits"
 
 

@@ -22,8 +22,9 @@ from evaluators.succession import succeed
 from evo import api
 from evo.candidates import STEP2, Candidate, Evaluation, Predecessor, Status
 from evo.config.schema import validate
-from evo.loop.generations import Memory
 from evo.loop.lineage import lineage_of
+from evo.loop.memory import Memory
+from evo.storage.columns import Archive
 from evo.storage.rows import EVALUATIONS, from_parquet, from_table, to_parquet, to_table
 from evo.storage.run_directory import RunDirectory
 from search_spaces.plan import Bits, CompressionPlan, Mask, Skip, Width
@@ -121,7 +122,7 @@ def done(name: str, predecessor: str = "", genome: tuple[int, ...] = (1, 1, 1, 1
 def test_a_lineage_is_told_from_the_archive() -> None:
     space = ToySpace()
     genomes = [(0,) * len(space.cardinalities), (1,) * len(space.cardinalities)]
-    archive = (done("a", "", genomes[0]), done("b", "a@step2", genomes[1]), done("x", "", genomes[1]))
+    archive = Archive.of((done("a", "", genomes[0]), done("b", "a@step2", genomes[1]), done("x", "", genomes[1])))
     found = lineage_of(space, 3, replace(archive[2].candidate, id="c", predecessor="b@step2"), archive)
     assert [p.plan for p in found] == [space.decode(genome) for genome in genomes]
     assert lineage_of(space, 3, archive[0].candidate, archive) == ()
@@ -132,7 +133,8 @@ def test_a_lineage_is_told_from_the_archive() -> None:
 
 def test_equal_genomes_with_other_predecessors_are_other_work() -> None:
     genome = (1,) * len(ToySpace().cardinalities)
-    memory = Memory(ToySpace(), [done("a", "p@step2", genome)])
+    memory = Memory(ToySpace())
+    memory.add(done("a", "p@step2", genome))
     again = Candidate("b", 1, genome, STEP2, predecessor="p@step2")
     assert memory.find(again) is not None and memory.find(replace(again, predecessor="")) is None
 

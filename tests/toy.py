@@ -24,6 +24,7 @@ from evo.loop.generations import run_search
 from evo.loop.observers import SearchObserver
 from evo.problem import Objective, Problem
 from evo.randomness import stream
+from evo.storage.columns import Archive
 from evo.storage.manifest import RunInfo
 from evo.storage.rows import to_table
 from evo.storage.run_directory import RunDirectory
@@ -160,7 +161,7 @@ def search(
     generations: int = 4,
     observers: Sequence[SearchObserver] = (),
     make_evaluator: Callable[[], ToyEvaluator] = ToyEvaluator,
-) -> tuple[Evaluation, ...]:
+) -> Archive:
     backend = backend or LocalBackend(make_evaluator)
     scorers = {STEP1: ToyScorer()}
     return run_search(PROBLEM, ToySearch(PROBLEM), backend, scorers, run, 7, Budget(generations), observers)

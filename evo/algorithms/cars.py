@@ -19,7 +19,7 @@ from evo.candidates import STEP2, Batch, Candidate, Evaluation
 from evo.problem import Problem
 from evo.randomness import stream
 from evo.selection.protected import SECOND_SORTS, protected_survival
-from search_spaces.genome import Blocked, Genome, SearchSpace, genome_digest
+from search_spaces.genome import Blocked, Genome, SearchSpace
 
 Rng = np.random.Generator
 
@@ -78,7 +78,7 @@ class Cars:
         rng, space = stream(state.seed, "cars", state.asked), self.problem.space
         if state.population:
             proposals = [Proposal(e.candidate.genome, (e.candidate.id,)) for e in state.population]
-            known = [genome_digest(p.genome) for p in proposals]
+            known = {p.genome for p in proposals}
             children = islice(
                 self._children(space, rng, [e.candidate for e in state.population]), PATIENCE * self.population
             )

@@ -15,16 +15,17 @@ import numpy as np
 
 from evo.algorithms.parts import Part, parts_of
 from evo.algorithms.population import check_shares, check_sizes, contenders
-from evo.algorithms.proposals import Mating, Variation, children, fresh
+from evo.algorithms.proposals import Mating, Variation, children, fresh, genomes
 from evo.archive import objective_values, violations
 from evo.candidates import STEP2, Batch, Candidate, Evaluation
+from evo.digests import GenomeSet
 from evo.pareto import constrained_ranks, crowding_by_rank
 from evo.problem import Problem
 from evo.randomness import stream
 from evo.registry import CROSSOVERS, MUTATIONS, SELECTIONS, resolve
 from evo.selection.survival import roulette, tournament
 from evo.variation.within import Within
-from search_spaces.genome import Genome, genome_digest
+from search_spaces.genome import Genome
 
 Population = Sequence[Evaluation]
 Rng = np.random.Generator
@@ -47,7 +48,7 @@ class CoevolutionState:
     asked: int = 0
     told: int = 0
     population: tuple[Evaluation, ...] = ()
-    seen: tuple[str, ...] = ()
+    seen: GenomeSet = GenomeSet()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,7 @@ class Coevolution:
         rest = None if self.independent or state.asked < len(parts) or not all(others) else others
         proposals = self._turn(parts, part, own, rest, state, rng)
         batch = _numbered(proposals, state.asked, state.asked // len(parts), part.name, self.step)
-        digests = tuple(genome_digest(c.genome) for c in batch.candidates)
-        return batch, replace(state, asked=state.asked + 1, seen=state.seen + digests)
+        return batch, replace(state, asked=state.asked + 1, seen=state.seen.plus(genomes(batch)))
 
     def tell(self, state: CoevolutionState, evaluations: Sequence[Evaluation]) -> CoevolutionState:
         told = {e.candidate.role for e in evaluations}

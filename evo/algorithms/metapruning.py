@@ -9,15 +9,16 @@ from itertools import islice
 import numpy as np
 
 from evo.algorithms.population import PopulationState, check_shares, check_sizes, contenders
-from evo.algorithms.proposals import PATIENCE, Proposal, digests, fresh, numbered
+from evo.algorithms.proposals import PATIENCE, Proposal, fresh, genomes, numbered
 from evo.archive import objective_values, violations
 from evo.candidates import STEP2, Batch, Candidate, Evaluation
+from evo.digests import GenomeSet
 from evo.pareto import constrained_ranks
 from evo.problem import Problem
 from evo.randomness import stream
 from evo.variation.feasible_space import Limited
 from evo.variation.operators import flip_mutation, uniform_crossover
-from search_spaces.genome import genome_digest
+from search_spaces.genome import Genome
 
 Rng = np.random.Generator
 
@@ -52,15 +53,14 @@ class MetaPruning:
 
     def ask(self, state: PopulationState) -> tuple[Batch, PopulationState]:
         rng = stream(state.seed, "metapruning", state.asked)
-        known = set(state.seen)
         if not state.asked:
-            proposals = _new(map(Proposal, self.problem.space.anchors()), known, self.population)
+            proposals = _new(map(Proposal, self.problem.space.anchors()), state.seen, self.population)
         else:
-            proposals = self._children(rng, [e.candidate for e in state.population], known)
+            proposals = self._children(rng, [e.candidate for e in state.population], state.seen)
         missing = self.population - len(proposals)
-        proposals += fresh(self._within(rng, _evenly), tuple(known), missing)
+        proposals += fresh(self._within(rng, _evenly), state.seen.plus(p.genome for p in proposals), missing)
         batch = numbered(proposals, state.asked, self.step)
-        return batch, replace(state, asked=state.asked + 1, seen=state.seen + digests(batch))
+        return batch, replace(state, asked=state.asked + 1, seen=state.seen.plus(genomes(batch)))
 
     def tell(self, state: PopulationState, evaluations: Sequence[Evaluation]) -> PopulationState:
         pool = contenders(self.problem, state.population, evaluations)
@@ -68,14 +68,15 @@ class MetaPruning:
         best = np.argsort(ranks, kind="stable")[: self.parents]
         return replace(state, generation=state.generation + 1, population=tuple(pool[i] for i in best))
 
-    def _children(self, rng: Rng, parents: Sequence[Candidate], known: set[str]) -> list[Proposal]:
+    def _children(self, rng: Rng, parents: Sequence[Candidate], seen: GenomeSet) -> list[Proposal]:
         if not parents:
             return []
         mutants = round(self.mutation_share * self.population)
-        found = _new(self._within(rng, lambda r, p: self._mutant(r, p, parents)), known, mutants)
+        found = _new(self._within(rng, lambda r, p: self._mutant(r, p, parents)), seen, mutants)
         if len(parents) < 2:
             return found
-        return found + _new(self._within(rng, lambda r, p: _crossed(r, parents)), known, self.population - mutants)
+        seen = seen.plus(p.genome for p in found)
+        return found + _new(self._within(rng, lambda r, p: _crossed(r, parents)), seen, self.population - mutants)
 
     def _mutant(self, rng: Rng, problem: Problem, parents: Sequence[Candidate]) -> Proposal:
         parent, space = parents[int(rng.integers(len(parents)))], problem.space
@@ -106,14 +107,12 @@ def _crossed(rng: Rng, parents: Sequence[Candidate]) -> Proposal:
     return Proposal(tuple(child[0].tolist()), (first.id, second.id))
 
 
-def _new(proposals: Iterator[Proposal], known: set[str], count: int) -> list[Proposal]:
-    """Up to so many genomes that are not in `known`, which gains them."""
-    found = []
+def _new(proposals: Iterator[Proposal], seen: GenomeSet, count: int) -> list[Proposal]:
+    """Up to so many genomes that are neither in `seen` nor equal to one another."""
+    found: dict[Genome, Proposal] = {}
     for proposal in islice(proposals, PATIENCE * count):
-        digest = genome_digest(proposal.genome)
-        if digest not in known:
-            known.add(digest)
-            found.append(proposal)
+        if proposal.genome not in seen:
+            found.setdefault(proposal.genome, proposal)
         if len(found) == count:
             break
-    return found
+    return list(found.values())

@@ -9,9 +9,10 @@ from itertools import chain, islice
 
 import numpy as np
 
-from evo.algorithms.proposals import Proposal, Variation, children, digests, fresh, numbered, samples, starts
+from evo.algorithms.proposals import Proposal, Variation, children, fresh, genomes, numbered, samples, starts
 from evo.archive import objective_values, violations
 from evo.candidates import Batch, Evaluation
+from evo.digests import GenomeSet
 from evo.pareto import constrained_ranks, crowding_by_rank
 from evo.problem import Problem
 from evo.randomness import stream
@@ -27,7 +28,7 @@ class PopulationState:
     asked: int = 0
     generation: int = 0
     population: tuple[Evaluation, ...] = ()
-    seen: tuple[str, ...] = ()
+    seen: GenomeSet = GenomeSet()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def propose(problem: Problem, breeding: Breeding, state: PopulationState) -> tup
     else:
         source = _bred(problem, breeding, state.population, rng)
     batch = numbered(fresh(source, state.seen, count), state.asked, breeding.step)
-    return batch, replace(state, asked=state.asked + 1, seen=state.seen + digests(batch))
+    return batch, replace(state, asked=state.asked + 1, seen=state.seen.plus(genomes(batch)))
 
 
 def _bred(

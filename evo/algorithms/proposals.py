@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from evo.candidates import Batch, Candidate
 from evo.variation.operators import Crossover, Mutation
-from search_spaces.genome import Genome, SearchSpace, genome_digest
+from search_spaces.genome import Genome, SearchSpace
 
 Array = np.ndarray
 Rng = np.random.Generator
@@ -92,18 +92,18 @@ def _breed(space: Variable, rng: Rng, a: Array, b: Array, variation: Variation) 
     return crossed, variation.mutation(rng, both, limits, ordinal, variation.mutation_rate)
 
 
-def fresh(proposals: Iterable[ProposalT], seen: Collection[str], count: int) -> list[ProposalT]:
+def fresh(proposals: Iterable[ProposalT], seen: Container[Genome], count: int) -> list[ProposalT]:
     """The first `count` genomes not seen before and not equal to one another.
 
     Where too few turn up among PATIENCE x count proposals, seen ones fill the rest.
     """
-    known = set(seen)
+    known: set[Genome] = set()
     new: list[ProposalT] = []
     old: list[ProposalT] = []
     for proposal in islice(proposals, PATIENCE * count):
-        digest = genome_digest(proposal.genome)
-        (old if digest in known else new).append(proposal)
-        known.add(digest)
+        genome = proposal.genome
+        (old if genome in known or genome in seen else new).append(proposal)
+        known.add(genome)
         if len(new) == count:
             break
     return (new + old)[:count]
@@ -119,5 +119,5 @@ def numbered(proposals: Sequence[Proposal], generation: int, step: str) -> Batch
     )
 
 
-def digests(batch: Batch) -> tuple[str, ...]:
-    return tuple(genome_digest(c.genome) for c in batch.candidates)
+def genomes(batch: Batch) -> list[Genome]:
+    return [c.genome for c in batch.candidates]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from evo.algorithms.population import check_sizes
-from evo.algorithms.proposals import digests, fresh, numbered, samples, starts
+from evo.algorithms.proposals import fresh, genomes, numbered, samples, starts
 from evo.candidates import STEP2, Batch, Evaluation
+from evo.digests import GenomeSet
 from evo.problem import Problem
 from evo.randomness import stream
 
@@ -17,7 +18,7 @@ class RandomState:
     seed: int
     asked: int = 0
     generation: int = 0
-    seen: tuple[str, ...] = ()
+    seen: GenomeSet = GenomeSet()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class RandomSearch:
         rng = stream(state.seed, "proposals", state.asked)
         source = samples(self.problem.space, rng) if state.asked else starts(self.problem.space, rng)
         batch = numbered(fresh(source, state.seen, self.population), state.asked, self.step)
-        return batch, replace(state, asked=state.asked + 1, seen=state.seen + digests(batch))
+        return batch, replace(state, asked=state.asked + 1, seen=state.seen.plus(genomes(batch)))
 
     def tell(self, state: RandomState, evaluations: Sequence[Evaluation]) -> RandomState:
         return replace(state, generation=state.generation + 1)

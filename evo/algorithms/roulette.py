@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evo.algorithms.population import PopulationState, check_shares, check_sizes
-from evo.algorithms.proposals import Proposal, digests, fresh, numbered, starts
+from evo.algorithms.proposals import Proposal, fresh, genomes, numbered, starts
 from evo.candidates import STEP2, Batch, Evaluation
+from evo.digests import GenomeSet
 from evo.problem import Problem
 from evo.randomness import stream
 from evo.registry import CROSSOVERS, FITNESS, MUTATIONS, resolve
@@ -71,7 +72,7 @@ class RouletteGA:
             source = starts(self.problem.space, rng) if self.initial == "sampled" else _uniform(self.problem.space, rng)
             proposals = fresh(source, state.seen, self.population)
         batch = numbered(proposals[: self.population], state.asked, self.step)
-        seen = () if state.population else state.seen + digests(batch)
+        seen = GenomeSet() if state.population else state.seen.plus(genomes(batch))
         return batch, replace(state, asked=state.asked + 1, seen=seen)
 
     def tell(self, state: PopulationState, evaluations: Sequence[Evaluation]) -> PopulationState:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -14,24 +14,26 @@ import numpy as np
 
 from evo.algorithm import Algorithm
 from evo.candidates import Backend, Batch, Candidate, Evaluation, Outcome, Request, Scorer, Status
-from evo.loop.budget import Budget
+from evo.loop.budget import Budget, Spent
 from evo.loop.lineage import lineage_of
+from evo.loop.memory import Memory
 from evo.loop.observers import Audience, SearchObserver, Standing
 from evo.loop.shared_weights import Trainer, weights_for
 from evo.problem import Problem
 from evo.randomness import evaluation_seed
 from evo.storage.checkpoint import decode, encode
+from evo.storage.columns import EMPTY, Archive
 from evo.storage.legality import legal
 from evo.storage.manifest import Manifest
+from evo.storage.rows import to_table
 from evo.storage.run_directory import RunDirectory
-from search_spaces.genome import Genome, SearchSpace
+from search_spaces.genome import SearchSpace
 
 # A crash may lose finished evaluations that together took less than this, or fewer than so many: each write costs milliseconds.
 JOURNAL_S = 0.05
 JOURNAL_ROWS = 5000
 RARELY = 100_000  # new objects between two looks for garbage
 DRIVER = "driver"
-MEMORY = "memory"
 
 
 def run_search(
@@ -45,7 +47,7 @@ def run_search(
     observers: Sequence[SearchObserver] = (),
     trainer: Trainer | None = None,
     overlap: bool = False,
-) -> tuple[Evaluation, ...]:
+) -> Archive:
     """Begin or continue the run in `run` until the budget is spent or the algorithm asks for nothing more.
 
     Steps in `scorers` are scored here on the driver, all others by the backend. Returns all evaluations by round, in
@@ -58,30 +60,34 @@ def run_search(
     manifest = run.latest()
     state = stored_state(run, manifest, algorithm.init(seed))
     archive = run.committed(manifest)
-    memory = Memory(problem.space, archive)
+    memory, spent = Memory(problem.space), Spent(frozenset(scorers))
+    for part in archive.parts():
+        memory.committed(archive, part)
+        spent = spent.plus(part)
     for evaluation in legal(problem.space, run.journal(manifest)):
         memory.add(evaluation)
     # A row is a dozen objects without cycles, kept to the end: looking through them at Python's pace is a third of the work.
     collections = gc.get_threshold()
     gc.set_threshold(max(RARELY, collections[0]), *collections[1:])
     clock, audience, status = Clock(manifest.seconds), Audience(observers), "failed"
-    standing = standing_of(manifest.rounds, archive, archive, clock, budget, scorers)
+    standing = standing_of(manifest.rounds, archive, (), spent, clock, budget)
     audience.on_start(standing)
     try:
         while True:
             batch, asked = algorithm.ask(state)
-            if not batch.candidates or not budget.allows(batch, archive, clock.seconds, scorers):
+            if not batch.candidates or not budget.allows(batch, spent, clock.seconds):
                 break
-            version, trained = weights_for(trainer, batch, archive, overlap)
+            version, trained = weights_for(trainer, batch, spent.weights_version, overlap)
             number, space = manifest.rounds + 1, problem.space
             work = Round(number, space, backend, scorers, run, seed, memory, audience, version, archive)
             evaluations = work.evaluate(batch)
             trained()
             state = algorithm.tell(asked, evaluations)
-            manifest = run.commit(manifest, evaluations, encode(state), clock.seconds)
-            memory.committed()
-            archive += evaluations
-            standing = standing_of(manifest.rounds, archive, evaluations, clock, budget, scorers)
+            rows = to_table(evaluations, manifest.rounds + 1)
+            manifest = run.commit(manifest, rows, encode(state), clock.seconds)
+            archive, spent = archive.plus(rows), spent.plus(evaluations)
+            memory.committed(archive, evaluations)
+            standing = standing_of(manifest.rounds, archive, evaluations, spent, clock, budget)
             audience.on_round(standing)
         status = "finished"
     except KeyboardInterrupt:
@@ -110,56 +116,11 @@ class Clock:
 
 
 def standing_of(
-    rounds: int,
-    archive: tuple[Evaluation, ...],
-    latest: tuple[Evaluation, ...],
-    clock: Clock,
-    budget: Budget,
-    scorers: Mapping[str, Scorer],
+    rounds: int, archive: Archive, latest: Sequence[Evaluation], spent: Spent, clock: Clock, budget: Budget
 ) -> Standing:
-    # The highest so far: a round may also promote candidates of older generations.
-    generation = max((e.candidate.generation for e in archive), default=-1)
-    done = budget.share(generation + 1, archive, clock.seconds, scorers)
-    return Standing(rounds, generation, clock.seconds, archive, latest, done)
-
-
-class Memory:
-    """Answers candidates whose work has been done: the same repaired genome at the same step, weights version and predecessor.
-
-    `committed` rows were told, and their keys will not be asked for again. It grows with every row, hence by no more than
-    an entry of a dictionary each.
-    """
-
-    def __init__(self, space: SearchSpace, committed: Iterable[Evaluation] = ()) -> None:
-        self._space = space
-        self._by_key: dict[str, Evaluation] = {}
-        self._by_work: dict[tuple[str, int, str], dict[Genome, Evaluation]] = {}
-        for evaluation in committed:
-            self._add_work(evaluation)
-
-    def add(self, evaluation: Evaluation) -> None:
-        self._by_key.setdefault(evaluation.candidate.key, evaluation)
-        self._add_work(evaluation)
-
-    def committed(self) -> None:
-        """All that was added belongs to a commit now."""
-        self._by_key.clear()
-
-    def _add_work(self, evaluation: Evaluation) -> None:
-        genome, how = self.work(evaluation.candidate, evaluation.weights_version)
-        own = evaluation.candidate.genome
-        self._by_work.setdefault(how, {}).setdefault(own if own == genome else genome, evaluation)
-
-    def work(self, candidate: Candidate, weights_version: int = 0) -> tuple[Genome, tuple[str, int, str]]:
-        return self._space.repair(candidate.genome), (candidate.step, weights_version, candidate.predecessor)
-
-    def find(self, candidate: Candidate, weights_version: int = 0) -> Evaluation | None:
-        known = self._by_key.get(candidate.key)
-        if known is not None and known.candidate == candidate:
-            return known
-        genome, how = self.work(candidate, weights_version)
-        copied = self._by_work.get(how, {}).get(genome)
-        return copied and replace(copied, candidate=candidate, seconds=0.0, worker=MEMORY)
+    # The generation is the highest so far: a round may also promote candidates of older ones.
+    done = budget.share(spent.generation + 1, spent, clock.seconds)
+    return Standing(rounds, spent.generation, clock.seconds, archive, tuple(latest), done)
 
 
 class _Journal:
@@ -191,13 +152,14 @@ class Round:
     memory: Memory
     audience: Audience
     version: int = 0
-    archive: tuple[Evaluation, ...] = ()
+    archive: Archive = EMPTY
 
     def evaluate(self, batch: Batch) -> tuple[Evaluation, ...]:
         """The evaluations of all candidates, in the batch's order."""
+        known = {c.key: found for c in batch.candidates if (found := self._known(c)) is not None}
         new: dict[Any, Candidate] = {}
         for candidate in batch.candidates:
-            if self._known(candidate) is None:
+            if candidate.key not in known:
                 new.setdefault(self.memory.work(candidate, self._version(candidate)), candidate)
         arrived, journal = set(), _Journal(self.run, self.number)
         for evaluations in chain(self._score(list(new.values())), self._measure(list(new.values()))):
@@ -206,7 +168,7 @@ class Round:
                 self.memory.add(evaluation)
                 self.audience.on_evaluation(evaluation)
                 arrived.add(evaluation.candidate.key)
-        answers = tuple(self._answer(c) for c in batch.candidates)
+        answers = tuple(known.get(c.key) or self._answer(c) for c in batch.candidates)
         for evaluation in answers:
             if evaluation.candidate.key not in arrived:
                 self.audience.on_evaluation(evaluation)
@@ -242,7 +204,11 @@ class Round:
 
 
 def request_for(
-    space: SearchSpace, seed: int, candidate: Candidate, version: int = 0, archive: Sequence[Evaluation] = ()
+    space: SearchSpace,
+    seed: int,
+    candidate: Candidate,
+    version: int = 0,
+    archive: Archive = EMPTY,
 ) -> Request:
     """The work that a candidate stands for; its seed is a function of the run's seed, the step and the genome. The archive holds
     its predecessors."""

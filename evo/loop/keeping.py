@@ -7,9 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from evo.archive import pareto_front
 from evo.candidates import RUNG, STEP2
 from evo.loop.observers import EveryRound, Standing
+from evo.loop.running import RunningFront
 from evo.problem import Problem
 from evo.storage.run_directory import RunDirectory
 
@@ -47,15 +47,14 @@ class KeepFront(EveryRound):
     step 2, and of the rung climbed last. What is needed again is made again, equally."""
 
     def __init__(self, problem: Problem, folder: Path | None) -> None:
-        self._problem, self._folder = problem, folder
+        self._space, self._folder, self._front = problem.space, folder, RunningFront(problem, STEP2)
 
     def act(self, standing: Standing) -> None:
         if self._folder is None:
             return
-        space = self._problem.space
         measured = (e for e in reversed(standing.evaluations) if e.candidate.step == STEP2 and e.completed)
-        front = [*pareto_front(self._problem, standing.evaluations, STEP2), *islice(measured, 1)]
-        digests = {space.decode(space.repair(e.candidate.genome)).digest for e in front}
+        front = [*self._front.update(standing), *islice(measured, 1)]
+        digests = {self._space.decode(self._space.repair(e.candidate.genome)).digest for e in front}
         climbed = {e.candidate.step for e in standing.latest}
         for file in (self._folder / "models").glob("*-*-*.safetensors"):
             digest, step, *_ = file.name.split("-")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from evo.candidates import Evaluation
+from evo.storage.columns import EMPTY, Archive
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a search stands: `evaluations` in the order of the archive, `latest` those of the last round among them.
+    """Where a search stands: `evaluations` are all so far, `latest` those of the last round among them, none at the start.
 
+    Who adds something up over all evaluations reads only those `since` the last time.
     `round` counts the finished batches; `seconds` is the time over all sessions; `done` the used share of the budget in
     [0, 1], NaN where the budget has no limit.
     """
@@ -22,9 +24,14 @@ class Standing:
     round: int
     generation: int
     seconds: float
-    evaluations: tuple[Evaluation, ...] = ()
+    evaluations: Archive = EMPTY
     latest: tuple[Evaluation, ...] = ()
     done: float = math.nan
+
+    def since(self, count: int) -> Iterator[tuple[Evaluation, ...]]:
+        """The evaluations after the first `count`, some thousands at a time."""
+        missing = len(self.evaluations) - count
+        return iter((self.latest,)) if 0 < missing == len(self.latest) else self.evaluations.parts(count)
 
 
 class SearchObserver(Protocol):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-from evo.archive import pareto_front
-from evo.candidates import STEP2, Batch, Evaluation
+from evo.candidates import STEP2, Batch
 from evo.loop.observers import EveryRound, Standing
+from evo.loop.running import RunningFront
 from evo.problem import Problem
 from search_spaces.genome import Genome
 
@@ -46,10 +46,10 @@ class Versions(Protocol):
 
 
 def weights_for(
-    trainer: Trainer | None, batch: Batch, archive: Sequence[Evaluation], overlap: bool = False
+    trainer: Trainer | None, batch: Batch, latest: int, overlap: bool = False
 ) -> tuple[int, Callable[[], None]]:
     """The version with which a batch is evaluated (0 without shared weights), and what must be called after that, before the
-    batch is told.
+    batch is told. `latest` is the newest version of the archive.
 
     In turns, a batch that asks for training is evaluated with the version that was trained on its population just now. With
     `overlap` it is evaluated with the version before, which came from the population before, while the next one is trained on
@@ -62,7 +62,6 @@ def weights_for(
                 "and none; write a section supernet, or use an algorithm without shared weights"
             )
         return 0, _nothing
-    latest = max((e.weights_version for e in archive), default=0)
     if latest and not batch.train_on:
         return latest, _nothing
     version = latest + 1
@@ -82,12 +81,11 @@ class KeepVersions(EveryRound):
     """Deletes weights that neither a member of the front nor a resumed search can need."""
 
     def __init__(self, problem: Problem, store: Versions) -> None:
-        self._problem, self._store = problem, store
+        self._front, self._store = RunningFront(problem, STEP2), store
 
     def act(self, standing: Standing) -> None:
         present = sorted(self._store.versions())
-        front = pareto_front(self._problem, standing.evaluations, STEP2)
-        needed = {*present[-KEPT_VERSIONS:], *(e.weights_version for e in front)}
+        needed = {*present[-KEPT_VERSIONS:], *(e.weights_version for e in self._front.update(standing))}
         for version in present:
             if version not in needed:
                 self._store.delete(version)

@@ -17,13 +17,16 @@ import numpy as np
 
 from evo.algorithm import AnyAlgorithm
 from evo.candidates import Candidate, Evaluation, Request, Scorer, StreamingBackend
-from evo.loop.budget import Budget, counted
-from evo.loop.generations import Clock, Memory, evaluation_of, request_for, scored, standing_of
-from evo.loop.observers import Audience, SearchObserver
+from evo.loop.budget import Budget, Spent
+from evo.loop.generations import Clock, evaluation_of, request_for, scored, standing_of
+from evo.loop.memory import Memory
+from evo.loop.observers import Audience, SearchObserver, Standing
 from evo.problem import Problem
 from evo.storage.checkpoint import decode, encode
+from evo.storage.columns import EMPTY, Archive
 from evo.storage.legality import legal
 from evo.storage.manifest import Manifest
+from evo.storage.rows import to_table
 from evo.storage.run_directory import RunDirectory
 
 MOST_SCORINGS = 20  # one after the other, until something is worth measuring
@@ -55,7 +58,7 @@ def run_steady(
     budget: Budget = Budget(),  # noqa: B008 - frozen
     observers: Sequence[SearchObserver] = (),
     scorers: Mapping[str, Scorer] = MappingProxyType({}),
-) -> tuple[Evaluation, ...]:
+) -> Archive:
     """Begin or continue the run in `run`; commits after every generation's worth of evaluations, which is also what a
     generation of the budget means. Steps in `scorers` are scored here, all others by the backend. Returns all evaluations
     in order of completion.
@@ -87,12 +90,12 @@ class _Search:
     population: int
     audience: Audience
     scorers: Mapping[str, Scorer]
-    archive: tuple[Evaluation, ...] = ()
+    archive: Archive = EMPTY
     told: list[Evaluation] = field(default_factory=list)
     _state: Any = None
     _manifest: Manifest = Manifest()  # noqa: RUF009 - frozen
-    _measured: int = 0  # evaluations at steps that cost a worker's time; of them not committed: _fresh
-    _fresh: int = 0
+    _spent: Spent = Spent()  # noqa: RUF009 - frozen
+    _fresh: int = 0  # not committed evaluations at steps that cost a worker's time
     _asked: int = 0  # since the commit
     _started: bool = False
     _outstanding: dict[str, Candidate] = field(default_factory=dict)
@@ -106,8 +109,10 @@ class _Search:
         self._state = state.inner
         self._outstanding = {c.key: c for c in state.outstanding}
         self.archive = self.run.committed(self._manifest)
-        self._measured = counted(self.archive, self.scorers)
-        self._memory = Memory(self.problem.space, self.archive)
+        self._memory, self._spent = Memory(self.problem.space), Spent(frozenset(self.scorers))
+        for part in self.archive.parts():
+            self._memory.committed(self.archive, part)
+            self._spent = self._spent.plus(part)
         self._clock = Clock(self._manifest.seconds)
         self._replay(self.run.moments(self._manifest))
         self._started = True
@@ -133,7 +138,7 @@ class _Search:
         while len(requests) < count and (candidate := self._next()) is not None:
             known = self._memory.find(candidate)
             if known is None:
-                archive = (*self.archive, *self.told) if candidate.predecessor else ()
+                archive = self._rows if candidate.predecessor else self.archive
                 requests.append(request_for(self.problem.space, self.seed, candidate, archive=archive))
             else:
                 self.finish(known)
@@ -153,11 +158,12 @@ class _Search:
         if not self.told:
             return
         state = encode(SteadyState(self._state, tuple(self._outstanding.values())))
-        self._manifest = self.run.commit(self._manifest, tuple(self.told), state, self._clock.seconds)
-        self.archive, self.told = (*self.archive, *self.told), []
+        rows, committed = to_table(self.told, self._manifest.rounds + 1), tuple(self.told)
+        self._manifest = self.run.commit(self._manifest, rows, state, self._clock.seconds)
+        self.archive, self.told = self.archive.plus(rows), []
         self._fresh = self._asked = 0
-        self._memory.committed()
-        self.audience.on_round(self._standing())
+        self._memory.committed(self.archive, committed)
+        self.audience.on_round(self._standing(committed))
 
     def end(self, status: str) -> None:
         self.audience.on_end(self._standing(), status)
@@ -187,20 +193,24 @@ class _Search:
             if self._started:
                 self.audience.on_evaluation(evaluation)
         self.told += evaluations
-        measured = counted(evaluations, self.scorers)
-        self._measured, self._fresh = self._measured + measured, self._fresh + measured
+        before = self._spent
+        self._spent = before.plus(evaluations)
+        self._fresh += self._spent.measured - before.measured
 
     def _affordable(self) -> bool:
-        asked = self._measured + len(self._outstanding)
+        asked = self._spent.measured + len(self._outstanding)
         generations, evaluations, minutes = self.budget.generations, self.budget.evaluations, self.budget.minutes
         if minutes is not None and self._clock.seconds >= 60 * minutes:
             return False
         limits = [evaluations, None if generations is None else generations * self.population]
         return all(limit is None or asked < limit for limit in limits)
 
-    def _standing(self) -> Any:
-        rows = (*self.archive, *self.told)
+    @property
+    def _rows(self) -> Archive:
+        """What is committed, and what was told since then."""
+        return self.archive.plus(to_table(self.told)) if self.told else self.archive
+
+    def _standing(self, latest: Sequence[Evaluation] = ()) -> Standing:
         budget = replace(self.budget, generations=None) if self.budget.evaluations else self.budget
-        latest = rows[-self.population :]
-        standing = standing_of(self._manifest.rounds, rows, latest, self._clock, budget, self.scorers)
-        return replace(standing, generation=self._measured // self.population - 1)
+        standing = standing_of(self._manifest.rounds, self._rows, latest, self._spent, self._clock, budget)
+        return replace(standing, generation=self._spent.measured // self.population - 1)

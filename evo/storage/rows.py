@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evo.candidates import Candidate, Evaluation, Status
 
 FORMAT_VERSION = 1
+MANY = 500  # rows
 
 EVALUATIONS = pa.schema(
     [
@@ -43,7 +45,7 @@ _WITHOUT_PREDECESSOR = EVALUATIONS.remove(_PREDECESSOR)
 def to_table(evaluations: Sequence[Evaluation], round_number: int = 0) -> pa.Table:
     """One row per evaluation, in the given order. `round_number` says in which round of a run they were made."""
     candidates = [e.candidate for e in evaluations]
-    columns: dict[str, list[Any]] = {
+    columns: dict[str, Any] = {
         "key": [c.key for c in candidates],
         "id": [c.id for c in candidates],
         "generation": [c.generation for c in candidates],
@@ -56,12 +58,19 @@ def to_table(evaluations: Sequence[Evaluation], round_number: int = 0) -> pa.Tab
         "predecessor": [c.predecessor for c in candidates],
         "status": [e.status.value for e in evaluations],
         "reason": [e.reason for e in evaluations],
-        "measures": [list(e.measures.items()) for e in evaluations],
+        "measures": _maps([e.measures for e in evaluations]),
         "weights_version": [e.weights_version for e in evaluations],
         "seconds": [e.seconds for e in evaluations],
         "worker": [e.worker for e in evaluations],
     }
     return pa.table(columns, schema=EVALUATIONS)
+
+
+def _maps(maps: list[Mapping[str, float]]) -> pa.MapArray:
+    """Keys and values of all maps in one go each."""
+    ends = pa.array(np.cumsum([0, *map(len, maps)]), pa.int32())
+    keys = pa.array([name for each in maps for name in each], pa.string())
+    return pa.MapArray.from_arrays(ends, keys, pa.array([v for each in maps for v in each.values()], pa.float64()))
 
 
 def from_table(table: pa.Table) -> tuple[Evaluation, ...]:
@@ -99,7 +108,8 @@ def from_table(table: pa.Table) -> tuple[Evaluation, ...]:
 
 def to_parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, write_page_checksum=True)
+    # Where there is little to win, zstd only takes longer than Parquet's usual snappy.
+    pq.write_table(table, sink, compression="zstd" if len(table) >= MANY else "snappy", write_page_checksum=True)
     return bytes(sink.getvalue().to_pybytes())
 
 

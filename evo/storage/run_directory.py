@@ -22,9 +22,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from evo.candidates import Evaluation
 from evo.failures import StorageError
+from evo.storage.columns import EMPTY, Archive
 from evo.storage.folder import PARTIAL, Folder
 from evo.storage.manifest import Manifest, RunInfo, StoredFile
 from evo.storage.rows import EVALUATIONS, from_parquet, from_table, to_parquet, to_table
@@ -138,10 +140,11 @@ class RunDirectory:
         digest = hashlib.blake2b(keys.encode(), digest_size=8).hexdigest()
         self.write(f"evaluations/{prefix}-{digest}.parquet", to_parquet(to_table(evaluations, round_number)))
 
-    def commit(self, last: Manifest, evaluations: Sequence[Evaluation], state: pa.Table, seconds: float) -> Manifest:
-        """Make the round after `last` permanent. The manifest is written last; only then is anything deleted."""
+    def commit(self, last: Manifest, rows: pa.Table, state: pa.Table, seconds: float) -> Manifest:
+        """Make the round after `last` permanent, its rows as `to_table` gives them. The manifest is written last; only then is
+        anything deleted."""
         number = last.rounds + 1
-        done = self.write(f"evaluations/round-{number:06d}.parquet", to_parquet(to_table(evaluations, number)))
+        done = self.write(f"evaluations/round-{number:06d}.parquet", to_parquet(rows))
         kept = tuple(f for f in last.files if f.name.startswith("evaluations/"))
         manifest = Manifest(number, seconds)
         stored = self.write(manifest.state_name, to_parquet(state))
@@ -208,10 +211,13 @@ class RunDirectory:
         """The algorithm's state at a commit; None at the empty one."""
         return from_parquet(self.folder.read(manifest.state_name)) if manifest.rounds else None
 
-    def committed(self, manifest: Manifest) -> tuple[Evaluation, ...]:
+    def committed(self, manifest: Manifest) -> Archive:
         """The evaluations of a commit, by round and within a round in the order of the batch."""
-        names = [f.name for f in manifest.files if f.name.startswith("evaluations/")]
-        return _joined([from_parquet(self.folder.read(name)) for name in names])
+        archive = EMPTY
+        for file in manifest.files:
+            if file.name.startswith("evaluations/"):
+                archive = archive.plus(from_parquet(self.folder.read(file.name)))
+        return archive
 
     def journal(self, manifest: Manifest) -> tuple[Evaluation, ...]:
         """Evaluations that are not part of the commit. Files that are not whole are left out with a warning."""
@@ -229,13 +235,17 @@ class RunDirectory:
                 found += [(int(match[2]), e) for e in from_table(table)]
         return tuple(found)
 
-    def evaluations(self) -> tuple[Evaluation, ...]:
+    def evaluations(self) -> Archive:
         """Everything that was ever evaluated in this run, once per key: the commit first, then the journal."""
         manifest = self.latest()
-        found: dict[str, Evaluation] = {}
-        for evaluation in (*self.committed(manifest), *self.journal(manifest)):
-            found.setdefault(evaluation.candidate.key, evaluation)
-        return tuple(found.values())
+        archive = self.committed(manifest)
+        late: dict[str, Evaluation] = {}
+        for evaluation in self.journal(manifest):
+            late.setdefault(evaluation.candidate.key, evaluation)
+        for table in archive.tables():
+            for key in pc.filter(table["key"], pc.is_in(table["key"], pa.array(late, pa.string()))).to_pylist():
+                late.pop(key, None)
+        return archive.plus(to_table(tuple(late.values()))) if late else archive
 
     def _whole(self, name: str) -> pa.Table | None:
         try:

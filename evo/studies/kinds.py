@@ -20,6 +20,7 @@ from evo.loop.generations import request_for
 from evo.loop.observers import SearchObserver
 from evo.loop.shared_weights import KeepVersions, Trainer
 from evo.problem import Problem
+from evo.storage.columns import EMPTY, Archive
 from evo.storage.folder import Folder
 from evo.storage.run_directory import RunDirectory
 from evo.studies.cells import CellStudy, build_cells, cell_kit, keep_cells, make_cell_evaluator, make_cell_trainer
@@ -114,7 +115,7 @@ def scorers_of(study: AnyStudy) -> dict[str, Scorer]:
     return scorers(study) if isinstance(study, Study) else {}
 
 
-def realised(study: AnyStudy, evaluation: Evaluation, archive: Sequence[Evaluation] = ()) -> nn.Module:
+def realised(study: AnyStudy, evaluation: Evaluation, archive: Archive = EMPTY) -> nn.Module:
     """The tuned network that was evaluated, from its kept weights where there are any. The archive holds its predecessors."""
     candidate, space, seed = evaluation.candidate, study.space, study.config.seed
     request = request_for(space, seed, candidate, evaluation.weights_version, archive)
@@ -124,7 +125,7 @@ def realised(study: AnyStudy, evaluation: Evaluation, archive: Sequence[Evaluati
     return evaluator.realise(request.plan, request.step, request.seed)
 
 
-def loadable(study: AnyStudy, evaluation: Evaluation, archive: Sequence[Evaluation] = ()) -> tuple[nn.Module, Any]:
+def loadable(study: AnyStudy, evaluation: Evaluation, archive: Archive = EMPTY) -> tuple[nn.Module, Any]:
     """A finished network of one input, as a tracker stores it, and an example of that."""
     module = bake(realised(study, evaluation, archive))
     if not isinstance(study, TranslationStudy):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
-from evo.archive import best_under_budget, dominated_share, pareto_front, step_agreement
+from evo.archive import Agreement, best_under_budget, dominated_share
 from evo.candidates import STEP2, Evaluation
 from evo.front import FrontPoint, plan_summary
-from evo.loop.generations import DRIVER, MEMORY
+from evo.loop.generations import DRIVER
+from evo.loop.memory import MEMORY
 from evo.loop.observers import SearchObserver, Standing
+from evo.loop.running import RunningAgreement, RunningFront
 from evo.problem import Problem
 from evo.views.progress import Listener, Progress, SearchInfo
+
+UNKNOWN = Agreement(math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
@@ -36,41 +40,66 @@ class View:
     budgets: tuple[tuple[str, float], ...] = ()
     budget: str = ""
 
+
+class Summary:
+    """Sums up a search for a view; of every standing it reads only what is new since the last one."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._front = RunningFront(view.problem, view.step)
+        self._pair = None if view.pair is None else RunningAgreement(*astuple(view.pair))
+        self._points: dict[str, FrontPoint] = {}
+        self._read = self._measured = self._failed = 0
+        self._busy = 0.0
+        self._best: dict[str, float] = {}
+        self._last: tuple[Standing, Progress] | None = None
+
     def progress(self, standing: Standing) -> Progress:
-        rows = standing.evaluations
-        front = pareto_front(self.problem, rows, self.step)
-        measured = sum(e.candidate.step == self.step for e in rows)
-        tau, low, high = self._agreement(rows)
+        """The same answer for the same standing, however many ask."""
+        if self._last is None or self._last[0] is not standing:
+            for part in standing.since(self._read):
+                self._add(part)
+            self._read = len(standing.evaluations)
+            self._last = (standing, self._summed_up(standing))
+        return self._last[1]
+
+    def _add(self, evaluations: Sequence[Evaluation]) -> None:
+        view, (first, *_) = self._view, self._view.problem.objectives
+        self._measured += sum(e.candidate.step == view.step for e in evaluations)
+        self._failed += sum(not e.completed for e in evaluations)
+        self._busy += sum(e.seconds for e in evaluations if e.worker not in (DRIVER, MEMORY))
+        best = best_under_budget(view.problem, evaluations, view.step, first.measure, view.budgets)
+        if best is not None:
+            self._best = {first.measure: first.sign * min(first.sign * v for v in (best, *self._best.values()))}
+        if self._pair:
+            self._pair.add(evaluations)
+
+    def _summed_up(self, standing: Standing) -> Progress:
+        view, problem = self._view, self._view.problem
+        front = self._front.update(standing)
+        tau, low, high, _ = self._pair.value if self._pair else UNKNOWN
+        self._points = {e.candidate.key: self._points.get(e.candidate.key) or _point(problem, e) for e in front}
         return Progress(
             generation=standing.generation,
             round=standing.round,
-            evaluations=measured,
-            scored=len(rows) - measured,
-            failed=sum(not e.completed for e in rows),
+            evaluations=self._measured,
+            scored=self._read - self._measured,
+            failed=self._failed,
             seconds=standing.seconds,
-            hypervolume=dominated_share(self.problem, front),
-            best_under_budget=self._best(rows),
-            budget=self.budget,
+            hypervolume=dominated_share(problem, front),
+            best_under_budget=self._best,
+            budget=view.budget,
             tau=tau,
             tau_low=low,
             tau_high=high,
-            worker_use=_worker_use(rows, self.workers, standing.seconds),
+            worker_use=self._worker_use(standing.seconds),
             done=standing.done,
-            front=front_points(self.problem, front),
-            reference=dict(zip((o.measure for o in self.problem.objectives), self.problem.reference, strict=False)),
+            front=tuple(self._points.values()),
+            reference=dict(zip((o.measure for o in problem.objectives), problem.reference, strict=False)),
         )
 
-    def _best(self, rows: Sequence[Evaluation]) -> dict[str, float]:
-        measure = self.problem.objectives[0].measure
-        best = best_under_budget(self.problem, rows, self.step, measure, self.budgets)
-        return {} if best is None else {measure: best}
-
-    def _agreement(self, rows: Sequence[Evaluation]) -> tuple[float, float, float]:
-        if self.pair is None:
-            return math.nan, math.nan, math.nan
-        pair = self.pair
-        found = step_agreement(rows, pair.lower_step, pair.upper_step, pair.lower_measure, pair.upper_measure)
-        return found.tau, found.low, found.high
+    def _worker_use(self, seconds: float) -> float:
+        return min(1.0, self._busy / (self._view.workers * seconds)) if seconds > 0 else math.nan
 
 
 def front_points(problem: Problem, evaluations: Iterable[Evaluation]) -> tuple[FrontPoint, ...]:
@@ -80,7 +109,7 @@ def front_points(problem: Problem, evaluations: Iterable[Evaluation]) -> tuple[F
 
 def reports(view: View, info: SearchInfo, listeners: Iterable[Listener]) -> tuple[SearchObserver, ...]:
     """An observer of the search loop per listener, so that one that fails is dropped alone."""
-    summary = _Summary(view)
+    summary = Summary(view)
     return tuple(_Report(summary, info, listener) for listener in listeners)
 
 
@@ -94,40 +123,22 @@ def _point(problem: Problem, evaluation: Evaluation) -> FrontPoint:
     )
 
 
-def _worker_use(rows: Iterable[Evaluation], workers: int, seconds: float) -> float:
-    busy = sum(e.seconds for e in rows if e.worker not in (DRIVER, MEMORY))
-    return min(1.0, busy / (workers * seconds)) if seconds > 0 else math.nan
-
-
-class _Summary:
-    """Sums up a standing once, however many listeners ask."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-        self._last: tuple[Standing, Progress] | None = None
-
-    def __call__(self, standing: Standing) -> Progress:
-        if self._last is None or self._last[0] is not standing:
-            self._last = (standing, self._view.progress(standing))
-        return self._last[1]
-
-
 @dataclass(frozen=True)
 class _Report:
-    summary: _Summary
+    summary: Summary
     info: SearchInfo
     listener: Listener
 
     def on_start(self, standing: Standing) -> None:
         self.listener.on_start(self.info)
         if standing.evaluations:
-            self.listener.on_round(self.summary(standing))
+            self.listener.on_round(self.summary.progress(standing))
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         self.listener.on_evaluation(evaluation)
 
     def on_round(self, standing: Standing) -> None:
-        self.listener.on_round(self.summary(standing))
+        self.listener.on_round(self.summary.progress(standing))
 
     def on_end(self, standing: Standing, status: str) -> None:
-        self.listener.on_end(self.summary(standing), status)
+        self.listener.on_end(self.summary.progress(standing), status)
