@@ -5,17 +5,19 @@
 search   runs configs/cars_prune_resnet20_cifar10.yaml in WORK/cars, or goes on with it.
 ranking  `--subnets` random networks of the space: test accuracy with inherited weights (batch-norm recalibrated, nothing tuned)
          against that of the same network cut from the original and tuned alone for `--epochs`. Kendall's tau between both.
-speed    share of the search's wall time in which somebody trains or evaluates, and evaluations a second with inherited weights,
-         against building every network and tuning it for 8 steps as configs/resnet20_cifar10.yaml does.
+speed    how busy trainer and evaluators were (`BUSY`), and evaluations a second with inherited weights, against building every
+         network and tuning it for 8 steps as configs/resnet20_cifar10.yaml does.
 fronts   a two-step search over the same space for the same time in WORK/two_step; both fronts measured on the test split.
 
 Everything that was finished lies in WORK and is not done again; the test split is used by this benchmark alone, and by no search.
+With its defaults all of it takes about an hour on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +28,10 @@ import numpy as np
 import yaml
 
 from benchmarks import record
+from cluster.worker import torch_threads
 from evaluators.compression import CompressionEvaluator, StepOptions
 from evaluators.recovery import Budget
+from evaluators.supernets.weights import Kept
 from evo import api
 from evo.archive import kendall_tau
 from evo.candidates import STEP2
@@ -46,6 +50,10 @@ CONFIG = Path(__file__).parents[1] / "configs/cars_prune_resnet20_cifar10.yaml"
 PARTS = ("search", "ranking", "speed", "fronts")
 ALONE = "alone"
 TIMED = 12  # networks timed in both ways
+BUSY = (
+    "(seconds in which the trainer trains x its threads + seconds in which workers evaluate x theirs) / (the search's wall time, "
+    "start of Ray and workers included, x the most threads that trainer and workers may have at a time)"
+)
 
 
 def main() -> None:
@@ -55,15 +63,19 @@ def main() -> None:
     parser.add_argument("--work", required=True)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--subnets", type=int, default=16)
-    parser.add_argument("--epochs", type=float, default=2.0, help="of every network tuned alone")
+    parser.add_argument("--epochs", type=float, default=0.5, help="of every network tuned alone")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="of what is measured after the searches"
+    )
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the configuration")
     arguments = parser.parse_args()
     work = Work(
         Path(arguments.work),
         (f"model.weights={arguments.weights}", f"data.kwargs.root={arguments.data}", *arguments.set),
+        arguments.threads,
     )
     figures: dict[str, float] = {}
-    more: dict[str, Any] = {"epochs_alone": arguments.epochs, "set": arguments.set}
+    more: dict[str, Any] = {"epochs_alone": arguments.epochs, "set": arguments.set, "busy_share": BUSY}
     if "search" in arguments.parts:
         work.search("cars", work.config())
     if "ranking" in arguments.parts:
@@ -83,6 +95,7 @@ class Work:
 
     folder: Path
     sets: Sequence[str]
+    threads: int
 
     def config(self, *sets: str) -> Config:
         own = ("tracking.tracker=none", "evaluation.final.picks=[]", *self.sets, *sets)
@@ -107,7 +120,8 @@ class Work:
         file = self.folder / "measured" / f"{key}.json"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(measure(), indent=2))
+            with torch_threads(self.threads):
+                file.write_text(json.dumps(measure(), indent=2))
             print(key, file.read_text(), flush=True)
         known: dict[str, float] = json.loads(file.read_text())
         return known
@@ -121,8 +135,8 @@ def on_test(study: Study, epochs: float) -> CompressionEvaluator:
 
 
 def ranking(work: Work, count: int, epochs: float) -> tuple[dict[str, float], list[dict[str, float]]]:
-    study, version = work.study("cars"), max(e.weights_version for e in work.result("cars").evaluations)
-    evaluator = on_test(study, epochs)
+    study = work.study("cars")
+    version, evaluator = newest(study)[0], on_test(study, epochs)
     rows = []
     for genome in subnets(study, count):
         plan, name = study.space.decode(genome), genome_digest(genome)
@@ -162,6 +176,16 @@ def subnets(study: Study, count: int) -> list[Genome]:
     return list(found)
 
 
+def newest(study: Study) -> tuple[int, Kept]:
+    """The last version of the shared weights, and what it took."""
+    shared = study.evaluator.shared
+    version = max(shared.store.versions(), default=0) if shared is not None else 0
+    kept = shared.store.read(version) if shared is not None else None
+    if kept is None:
+        raise ValueError("the search must have kept its weights, but got none; run the part search first")
+    return version, kept
+
+
 def epochs_trained(study: Study, version: int) -> float:
     section = study.config.supernet
     return section.warm_up + version * section.epochs if section is not None else 0.0
@@ -169,19 +193,17 @@ def epochs_trained(study: Study, version: int) -> float:
 
 def speed(work: Work) -> dict[str, float]:
     study, result = work.study("cars"), work.result("cars")
-    shared = study.evaluator.shared
-    version = max(e.weights_version for e in result.evaluations)
-    kept = shared.store.read(version) if shared is not None else None
-    if kept is None:
-        raise ValueError(
-            f"the search must have kept its weights, but got no version {version}; run the part search first"
-        )
+    (version, kept), execution, section = newest(study), result.config.execution, result.config.supernet
     wall = RunDirectory.open(result.run_dir).latest().seconds
-    evaluating = sum(e.seconds for e in result.evaluations) / result.config.execution.workers
+    evaluating = sum(e.seconds for e in result.evaluations) / execution.workers
+    beside, alone = (section.overlap, section.threads) if section is not None else (False, None)
+    most = max(execution.threads * (execution.workers + beside), alone or execution.threads)
+    busy = kept.thread_seconds + evaluating * execution.workers * execution.threads
     inherited = timed(study, lambda e, plan: e.at(version).evaluate(plan, STEP2, 0), 0.0)
     anew = timed(study, lambda e, plan: e.evaluate(plan, STEP2, 0), 0.012)
     return {
-        "busy_share": (kept.seconds + evaluating) / wall,
+        "busy_share": busy / (most * wall),
+        "threads": float(most),
         "trainer_share": kept.seconds / wall,
         "evaluators_share": evaluating / wall,
         "wall_minutes": wall / 60,
@@ -225,6 +247,8 @@ def two_step(work: Work, minutes: float) -> Config:
     }
     tune = {"epochs": 0.012, "batch": 64, "lr": 0.01}
     values = yaml.safe_load(work.config(f"budget={{generations: null, minutes: {minutes}}}").to_yaml())
+    beside = bool(values["supernet"]["overlap"])  # then the trainer's core is free for a worker
+    values["execution"]["workers"] += beside
     values |= {"supernet": None, "algorithm": algorithm}
     values["evaluation"]["step2"]["tune"] = tune
     return parse(yaml.safe_dump(values))

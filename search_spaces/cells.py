@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import chain, combinations, product
 from typing import Any
 
 import numpy as np
@@ -92,22 +92,36 @@ class DartsSpace(CellSpace):
         return tuple(tuple(0 if g.cardinality < len(DARTS_OPERATIONS) else kind for g in self.genes) for kind in kinds)
 
     def repair(self, genome: Sequence[int]) -> Genome:
-        codes = list(super().repair(genome))
-        for at in range(0, len(codes), 3):
-            pairs = self.genes[at].alleles
-            edges = sorted(zip(pairs[codes[at]], codes[at + 1 : at + 3], strict=True))
-            (first, one), (second, two) = _canonical(edges)
-            codes[at : at + 3] = [pairs.index((first, second)), one, two]
-        return tuple(codes)
+        codes = super().repair(genome)
+        return tuple(chain.from_iterable(node[triple][0] for node, triple in self._by_node(codes)))
 
     def decode(self, genome: Genome) -> CompressionPlan:
-        edges: list[Edge] = []
-        for at in range(0, len(genome), 3):
-            cell, node = divmod(at // 3, NODES)
-            pair = self.genes[at].alleles[genome[at]]
-            chosen = zip(pair, genome[at + 1 : at + 3], strict=True)
-            edges += [Edge(cell, node, source, DARTS_OPERATIONS[code]) for source, code in chosen]
-        return CompressionPlan(edges=tuple(edges))
+        codes = tuple(genome)
+        return CompressionPlan(
+            edges=tuple(chain.from_iterable(node[triple][1] for node, triple in self._by_node(codes)))
+        )
+
+    def _by_node(self, codes: Genome) -> Iterator[tuple[_Node, Genome]]:
+        return ((node, codes[3 * i : 3 * i + 3]) for i, node in enumerate(self._nodes))
+
+    @cached_property
+    def _nodes(self) -> tuple[_Node, ...]:
+        """What the three codes of every node stand for, 2,560 in all: plans are made by look-up, a hundred thousand a second."""
+        return tuple(_node(*divmod(at // 3, NODES), self.genes[at].alleles) for at in range(0, len(self.genes), 3))
+
+
+# By the codes of a node: the same ones repaired, and its two edges.
+_Node = Mapping[Genome, tuple[Genome, tuple[Edge, Edge]]]
+
+
+def _node(cell: int, number: int, pairs: tuple[tuple[int, int], ...]) -> _Node:
+    found: dict[Genome, tuple[Genome, tuple[Edge, Edge]]] = {}
+    for at, one, two in product(range(len(pairs)), *[range(len(DARTS_OPERATIONS))] * 2):
+        edges = list(zip(pairs[at], (one, two), strict=True))
+        (first, left), (second, right) = _canonical(edges)
+        a, b = (Edge(cell, number, source, DARTS_OPERATIONS[code]) for source, code in edges)
+        found[at, one, two] = ((pairs.index((first, second)), left, right), (a, b))
+    return found
 
 
 def _canonical(edges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -7,15 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from statistics_of import assert_statistics_are_of
 from torch import Tensor
 
 from evaluators.compose import recalibrate
+from evaluators.compression import StepOptions
 from evaluators.count import parameters
+from evaluators.data import limited, split
+from evaluators.datasets import digits
+from evaluators.supernets.cell_evaluator import CellEvaluator
 from evaluators.supernets.cell_networks import DartsNetwork, Macro, NasBench201Network, chosen
-from evaluators.supernets.cells import CellSupernet
+from evaluators.supernets.cells import CPU, CellSupernet
+from evaluators.supernets.weights import Kept, SharedWeights, WeightStore
 from evo import api
+from evo.candidates import STEP2
 from evo.config.schema import Config, validate
 from evo.config.schema import load as load_config
+from evo.storage.folder import Folder
 from evo.studies.report import report_html
 from search_spaces.cells import DartsSpace, NasBench201Space, darts_space, nasbench201_space
 from search_spaces.plan import CompressionPlan, Edge
@@ -101,6 +109,21 @@ def test_a_state_put_back_trains_on_equally(kind: Kind) -> None:
     for made in (first, second):
         made.train_step(plans(kind, 1, 5), images, labels, 0.1)
     assert all(torch.equal(a, b) for a, b in zip(first.state().values(), second.state().values(), strict=True))
+
+
+@every_kind
+def test_batch_norms_are_recalibrated_before_every_measurement(kind: Kind, tmp_path: Path) -> None:
+    splits, macro = split(limited(digits(), 100, 20), 20, 0), Macro(channels=4, cells=1, inputs=1)
+    made, other = CellSupernet(kind[0], macro), CellSupernet(kind[0], macro)
+    shown = splits.training_batch(16, 0, 0, CPU)
+    made.train_step(plans(kind, 2), shown.images, shown.labels, 0.1)
+    store = WeightStore(Folder.at(str(tmp_path)))
+    store.write(1, Kept(made.state()), finished=True)
+    options = {STEP2: StepOptions(recalibration=40, validation=20)}
+    evaluator = CellEvaluator(kind[0], macro, splits, options, CPU, SharedWeights(other, store), version=1)
+    (images,) = splits.calibration_batches(40, 128, CPU)
+    for plan in plans(kind, 2, 3):
+        assert_statistics_are_of(evaluator.realise(plan, STEP2, 0), images)
 
 
 def config(name: str, **changes: object) -> Config:

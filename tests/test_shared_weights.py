@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Sequence
@@ -14,17 +15,21 @@ import numpy as np
 import pytest
 import torch
 from small_run import settings
+from statistics_of import assert_statistics_are_of
+from torch import nn
 
 from cluster.ray_trainer import RayTrainer
-from evaluators.data import limited, split
+from evaluators.channels import Trace
+from evaluators.compression import CompressionEvaluator, StepOptions
+from evaluators.data import Splits, limited, split
 from evaluators.datasets import digits
 from evaluators.describe import trace
 from evaluators.models.small import digits_cnn
-from evaluators.saliency import l1, rank
+from evaluators.saliency import Ranking, l1, rank
 from evaluators.supernets.elastic import ElasticSupernet
 from evaluators.supernets.schedule import Schedule
 from evaluators.supernets.trainer import SupernetTrainer
-from evaluators.supernets.weights import WeightStore
+from evaluators.supernets.weights import SharedWeights, WeightStore
 from evo import api
 from evo.candidates import STEP2
 from evo.config.schema import validate
@@ -55,12 +60,16 @@ class Interrupted(ElasticSupernet):
         return super().train_step(*arguments)
 
 
-def trainer(folder: Path, stop_after: int = 10**9) -> SupernetTrainer:
+def original() -> tuple[nn.Module, Splits, Trace, Ranking]:
     torch.manual_seed(0)
-    model = digits_cnn(width=8)
-    splits = split(limited(digits(), 200, 20), 40, 0)
+    model, splits = digits_cnn(width=8), split(limited(digits(), 200, 20), 40, 0)
     traced = trace(model, splits.prepare(splits.train.images[:1], CPU))
-    supernet = Interrupted(model, traced, rank(traced, model, {}, {"l1": l1}), "l1")
+    return model, splits, traced, rank(traced, model, {}, {"l1": l1})
+
+
+def trainer(folder: Path, stop_after: int = 10**9) -> SupernetTrainer:
+    model, splits, traced, ranking = original()
+    supernet = Interrupted(model, traced, ranking, "l1")
     supernet.left = stop_after
     space = build_space(
         traced.network, SpaceOptions(criteria=("l1",), weight_bits=(4, 32), factors=(), activation_bits=())
@@ -106,6 +115,17 @@ def test_training_that_was_interrupted_ends_with_the_same_weights(
         assert all(torch.equal(tensor, got.state[name]) for name, tensor in expected.state.items())
     assert again.store.versions() == [1, 2]
     assert not list((tmp_path / "cut/models").glob("training-*"))
+
+
+def test_batch_norms_are_recalibrated_before_every_measurement(whole: SupernetTrainer) -> None:
+    model, splits, traced, ranking = original()
+    shared = SharedWeights(ElasticSupernet(copy.deepcopy(model), traced, ranking, "l1"), whole.store)
+    options = {STEP2: StepOptions(recalibration=60, validation=40)}
+    evaluator = CompressionEvaluator(model, traced, ranking, splits, options, CPU, shared=shared)
+    (images,) = splits.calibration_batches(60, 128, CPU)
+    for version in (1, 2, 1):
+        for genome in population(whole)[:2]:
+            assert_statistics_are_of(evaluator.at(version).realise(whole.space.decode(genome), STEP2, 0), images)
 
 
 @dataclass(frozen=True)
@@ -200,7 +220,7 @@ def config(**changes: Any) -> Any:
     values = settings(None)
     values["model"]["pretrain"] = {"epochs": 2, "batch": 20}
     values["space"] = {"widths": [0.5, 1.0], "weight_bits": [4, 32], "activation_bits": [], "factors": []}
-    values["supernet"] = SUPERNET
+    values["supernet"] = {**SUPERNET, "private_norms": True}
     values["algorithm"] = {"name": "nsga2", "params": {"population": 4}}
     return validate({**values, **changes})
 

@@ -161,6 +161,21 @@ def test_the_narrower_plans_learn_from_the_detached_answers_of_the_first() -> No
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_the_first_plan_learns_from_the_uncompressed_network_where_there_is_one() -> None:
+    known = named("digits_cnn")
+    images, labels = batch(known)
+    made = ElasticSupernet(
+        copy.deepcopy(known.model), known.trace, known.ranking, "l1", StepRule(clip=1e9), teacher=known.model
+    )
+    alone = made.extract(CompressionPlan()).train()
+    with torch.no_grad():
+        answers = known.model(images).softmax(1)
+    F.cross_entropy(alone(images), answers).backward()
+    made.train_step([CompressionPlan()], images, labels, 0.0)
+    for parameter, expected in zip(made.network.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-3, atol=1e-5)
+
+
 def test_with_everything_active_the_optimiser_is_that_of_torch() -> None:
     torch.manual_seed(0)
     ours = nn.Linear(5, 3)
@@ -189,9 +204,10 @@ def test_a_width_with_norms_of_its_own_leaves_those_of_others_alone() -> None:
     assert not torch.equal(made.network.stem.weight, supernet(known).network.stem.weight)  # type: ignore[arg-type, union-attr]
 
 
-def test_a_state_put_back_trains_on_equally() -> None:
+@pytest.mark.parametrize("private", [False, True])
+def test_a_state_put_back_trains_on_equally(private: bool) -> None:
     known = named("digits_cnn")
-    first, second = supernet(known), supernet(known)
+    first, second = supernet(known, private), supernet(known, private)
     pairs = [(plans(known, 2, seed), batch(known, seed=seed)) for seed in range(4)]
     for wanted, (images, labels) in pairs[:2]:
         first.train_step(wanted, images, labels, 0.05)

@@ -19,8 +19,9 @@ def accumulate(
     in_place: bool,
     label_smoothing: float = 0.0,
 ) -> float:
-    """Add up the gradients of all plans; the mean loss, in nats. The first learns the labels; with `in_place` the others learn
-    its detached answers instead (Yu and Huang 2019). Raises FloatingPointError where a loss is not finite."""
+    """Add up the gradients of all plans; the mean loss, in nats. The first learns the labels, classes (N,) or probabilities
+    (N, classes); with `in_place` the others learn its detached answers instead (Yu and Huang 2019). Raises FloatingPointError
+    where a loss is not finite."""
     losses: list[float] = []
     answers: Tensor | None = None
     for plan in plans:

@@ -34,7 +34,8 @@ class ElasticSupernet:
 
     Weights are rounded by steps fitted to the shared weights whenever a view is taken; activations are rounded once their ranges
     are set, which is before a measurement and not while training. private_norms: how many units groups may keep, where every
-    width shall have batch-norm scales and shifts of its own.
+    width shall have batch-norm scales and shifts of its own. teacher: a network in eval mode whose softened answers the first
+    plan of a step learns in place of labels, so that the largest one stays near it (Cai et al. 2020).
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class ElasticSupernet:
         rule: StepRule = StepRule(),  # noqa: B008 - frozen
         in_place: bool = True,
         private_norms: Mapping[str, Sequence[int]] | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self._layout: Layout = layout_of(model, trace)
         elastic = [g.name for g in trace.network.groups if g.name not in self._layout.refused]
         orders = {name: ranking.of(name, criterion) for name in elastic}
-        self._trace, self._in_place, self._criterion = trace, in_place, criterion
+        self._trace, self._in_place, self._criterion, self._teacher = trace, in_place, criterion, teacher
         self._first = Ranking({(g.name, criterion): tuple(range(g.size)) for g in trace.network.groups})
         self.network = sorted_by_importance(model, trace, orders).requires_grad_(True)
         self._private = switches(self.network, self._layout, private_norms or {})
@@ -87,9 +89,13 @@ class ElasticSupernet:
 
     def train_step(self, plans: Sequence[CompressionPlan], images: Tensor, labels: Tensor, rate: float) -> float:
         self._optimiser.zero_grad()
-        mean = accumulate(self.view, plans, images, labels, self._in_place)
+        mean = accumulate(self.view, plans, images, self._targets(images, labels), self._in_place)
         self._optimiser.step(self.active(plans), rate)
         return mean
+
+    @torch.no_grad()
+    def _targets(self, images: Tensor, labels: Tensor) -> Tensor:
+        return labels if self._teacher is None else self._teacher(images).softmax(1)
 
     def active(self, plans: Sequence[CompressionPlan]) -> dict[str, list[Box]]:
         """The parts of every parameter that any of the plans uses."""

@@ -15,6 +15,7 @@ from evo.config.translation_checks import check_translation
 from evo.front import LIMIT
 from evo.loop.shared_weights import TrainsWeights
 from evo.loop.steady import Steady
+from evo.picks import SEVERAL
 from evo.registry import (
     ALGORITHMS,
     CODEBOOKS,
@@ -186,6 +187,7 @@ def _check_cells(config: Config) -> None:
         "supernet.sandwich": section.sandwich,
         "supernet.layer_drop": section.layer_drop,
         "supernet.private_norms": section.private_norms,
+        "supernet.from_teacher": section.from_teacher,
         "evaluation.step2.tune.epochs": step2.tune.epochs,
         "evaluation.rungs": config.evaluation.rungs,
         "gan": config.gan,
@@ -227,13 +229,14 @@ def _class(config: AlgorithmConfig) -> Any:
 
 
 def _check_pick(pick: str, measures: Collection[str]) -> None:
-    if pick.strip() == "knee" or CANDIDATE_ID.fullmatch(pick):
+    if pick.strip() == "knee" or CANDIDATE_ID.fullmatch(pick) or SEVERAL.fullmatch(pick):
         return
     for text in pick.split(","):
         limit = LIMIT.fullmatch(text)
         if limit is None:
             raise ValueError(
-                'every pick must be "knee", the id of a candidate, or limits such as "macs<=0.5x,top1_error<=0.09", '
+                'every pick must be "knee", the id of a candidate, "uniform:4", "pareto:4", or limits such as '
+                '"macs<=0.5x,top1_error<=0.09", '
                 f"but got {pick!r} in evaluation.final.picks; correct it"
             )
         _check_known("evaluation.final.picks", limit["measure"], measures)

@@ -63,7 +63,8 @@ class Final(Step):
     """The last step, for chosen points: a full fine-tune, and the test split, once."""
 
     picks: list[str] = Field(
-        default_factory=list, description='"knee", an id, or limits such as "macs<=0.5x,size_bytes<=0.2x"'
+        default_factory=list,
+        description='"knee", an id, limits as in "macs<=0.5x,size_bytes<=0.2x", or several: "uniform:4", "pareto:4"',
     )
     recalibration: int = Field(2048, ge=0)
     validation: int = Field(0, ge=0)
@@ -100,6 +101,10 @@ class Supernet(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="pruning_net: of the labels")
     layer_drop: float = Field(
         0.0, ge=0, lt=1, description="probability that a residual block is left out of a drawn subnet"
+    )
+    from_teacher: bool = Field(
+        False,
+        description="the first subnet of a step learns the answers of the uncompressed network in place of labels",
     )
     private_norms: bool = Field(False, description="batch-norm scales and shifts of its own for every width of a layer")
     overlap: bool = Field(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from evo.candidates import FINAL, STEP2, Backend, Candidate, Evaluation
 from evo.front import FrontPoint
 from evo.loop.generations import evaluation_of, request_for
+from evo.picks import picked
 from evo.result import BASELINE_FILE, Result
 from evo.storage.run_directory import RunDirectory
 from evo.views.headline import headline
@@ -40,13 +41,14 @@ def measure_finals(
     wanted: dict[str, Candidate] = {}
     for spec in picks:
         try:
-            point = result.pick(spec).point
+            points = picked(result.front, spec, result.baseline)
         except ValueError as error:
             note(f"final pick {spec!r} is left out: {error}")
             continue
-        measured = result.evaluation(point.candidate_id, STEP2)
-        if measured is not None and point.candidate_id not in result.finals:
-            wanted[point.candidate_id] = _at_last(measured.candidate)
+        for point in points:
+            measured = result.evaluation(point.candidate_id, STEP2)
+            if measured is not None and point.candidate_id not in result.finals:
+                wanted[point.candidate_id] = _at_last(measured.candidate)
     if not wanted:
         return ()
     note(f"last step: tuning {len(wanted)} picks: {', '.join(wanted)}")

@@ -73,6 +73,7 @@ def elastic(
         StepRule(section.momentum, section.weight_decay),
         section.in_place_distillation,
         widths if section.private_norms else None,
+        teacher if section.from_teacher else None,
     )
 
 
