@@ -26,7 +26,7 @@ from evo.result import Result, load
 from evo.storage.run_directory import RunDirectory
 from evo.studies.classifier import Study
 from evo.studies.inputs import Given
-from evo.studies.kinds import open_study, realised
+from evo.studies.opening import open_subject
 
 # Runs with -I: neither this folder nor the environment's PYTHONPATH is on the path.
 CHECK = """
@@ -65,7 +65,8 @@ def main() -> None:
 
 def check_artefacts(result: Result) -> dict[str, float]:
     """Export every front member (and every final pick), load them all elsewhere, compare."""
-    study = open_study(result.config, RunDirectory.open(result.run_dir).local, Given())
+    subject = open_subject(result.config, RunDirectory.open(result.run_dir).local, Given())
+    study = subject.study
     if not isinstance(study, Study):
         raise ValueError(
             f"artefacts of classifiers can be checked, but got the run {result.run_dir}; name a search of one network"
@@ -75,7 +76,7 @@ def check_artefacts(result: Result) -> dict[str, float]:
         lines = []
         for number, (point, step) in enumerate(jobs):
             folder = Path(temporary) / f"{number}"
-            module = realised(study, evaluation_of_point(result, point, step), result.evaluations)
+            module = subject.realised(evaluation_of_point(result, point, step), result.evaluations)
             export(module, study.example, folder, "pytorch", {}, point.plan)
             lines.append(f"{folder} {_images(study, step, Path(temporary))}")
         found = fresh_process(lines, result.config.execution.threads)

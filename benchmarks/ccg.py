@@ -29,8 +29,7 @@ from evo.config.schema import Config, load
 from evo.randomness import derived_seed
 from evo.result import Result
 from evo.studies.inputs import Given
-from evo.studies.kinds import open_study
-from evo.studies.translation import TranslationStudy
+from evo.studies.translation import TranslationStudy, build_translation
 from evo.studies.translation_limits import limits_of_parts
 from search_spaces.genes import MaskGene
 from search_spaces.genome import Genome
@@ -50,10 +49,7 @@ class Bench:
     work: Path
 
     def study(self) -> TranslationStudy:
-        study = open_study(self.config, self.work / COEVOLVED, Given())
-        if not isinstance(study, TranslationStudy):
-            raise TypeError("the benchmark's configurations must have a section gan, but got none; restore them")
-        return study
+        return build_translation(self.config, self.work / COEVOLVED, Given())
 
     def searched(self, name: str) -> Result:
         """The search of this name, begun or continued."""

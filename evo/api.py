@@ -27,18 +27,13 @@ from evo.storage.folder import Folder
 from evo.storage.lease import Lease
 from evo.storage.manifest import RunInfo
 from evo.storage.run_directory import RunDirectory
-from evo.studies.cells import CellStudy
-from evo.studies.classifier import (
-    LEARNED,
-    SURROGATE,
-    check_names,
-)
+from evo.studies.classifier import LEARNED, SURROGATE, check_names
 from evo.studies.exporting import export_point
 from evo.studies.inputs import Given, require_given
-from evo.studies.kinds import AnyStudy, algorithm_of, backend_of, kept, open_study, scorers_of, training_of
-from evo.studies.pair_outputs import SHEET_FILE, write_sheet
+from evo.studies.opening import AnySubject, open_subject
+from evo.studies.pair_outputs import SHEET_FILE
+from evo.studies.subject import AnyStudy
 from evo.studies.tracked import tracker_of
-from evo.studies.translation import TranslationStudy
 from evo.studies.workers import reach, workers_at
 from evo.views.display import NoDisplay, display
 from evo.views.marks import absolute_marks
@@ -117,12 +112,12 @@ def run_config(
     reach(config.execution, address)
     listeners.note(f"loading {config.model.factory} and {config.data.factory}")
     with _examined(given):
-        study = open_study(config, None, given)
-    _note_untrained(study.baseline.get("top1_error", 0.0), listeners.note)
+        subject = open_subject(config, None, given)
+    baseline = subject.study.baseline
+    _note_untrained(baseline.get("top1_error", 0.0), listeners.note)
     with Lease(Folder.at(run_dir), run_dir, listeners.note) as lease:
-        info = _info(study, config, study.baseline)
-        run = RunDirectory.create(run_dir, config.to_yaml(), info, lease.require)
-        return _run(run, study, address, listeners, given)
+        run = RunDirectory.create(run_dir, config.to_yaml(), _info(subject.study, baseline), lease.require)
+        return _run(run, subject, address, listeners, given)
 
 
 def _note_untrained(error: float, note: Callable[[str], None]) -> None:
@@ -164,24 +159,24 @@ def resume(
         run = replace(run, guard=lease.require)
         run.latest()
         listeners.note(f"loading {config.model.factory} and {config.data.factory}")
-        study = open_study(config, run.local, given)
-        run.info.require_same(_info(study, config, run.info.baseline))
+        subject = open_subject(config, run.local, given)
+        run.info.require_same(_info(subject.study, run.info.baseline))
         run.write("config.yaml", config.to_yaml().encode())
-        return _run(run, study, address, listeners, given)
+        return _run(run, subject, address, listeners, given)
 
 
-def _info(study: AnyStudy, config: Config, baseline: Mapping[str, float]) -> RunInfo:
-    objectives = tuple(f"{o.direction} {o.measure}" for o in config.objectives)
-    return RunInfo(study.space.digest, objectives, config.seed, dict(baseline))
+def _info(study: AnyStudy, baseline: Mapping[str, float]) -> RunInfo:
+    objectives = tuple(f"{o.direction} {o.measure}" for o in study.config.objectives)
+    return RunInfo(study.space.digest, objectives, study.config.seed, dict(baseline))
 
 
-def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Listeners, given: Given) -> Result:
+def _run(run: RunDirectory, opened: AnySubject, address: str | None, listeners: Listeners, given: Given) -> Result:
     """Search, then the last step for the picks, then the figures; everything interrupted here can be resumed."""
-    config = study.config
-    study = kept(study, run)
-    backend = backend_of(study, given, address)
-    trainer, keepers = training_of(study, given, address)
-    tracker = tracker_of(run, study, listeners.note)
+    subject = opened.kept(run)
+    study, config = subject.study, subject.study.config
+    backend = subject.backend(given, address)
+    trainer, keepers = subject.training(given, address)
+    tracker = tracker_of(run, subject, listeners.note)
     marks = absolute_marks(config.tracking.marks, run.info.baseline)
     info = SearchInfo(config.name, run.uri, config.flat(), dict(run.info.baseline), marks)
     observers = reports(_view(study), info, [listeners.display, tracker])
@@ -192,8 +187,7 @@ def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Lis
     )
     budget = Budget(**config.budget.model_dump())
     try:
-        algorithm, everyone = algorithm_of(study), (*observers, *keeping)
-        scored = scorers_of(study)
+        algorithm, everyone, scored = subject.algorithm(), (*observers, *keeping), subject.scorers()
         overlap = config.supernet is not None and config.supernet.overlap
         if config.execution.asynchronous and isinstance(algorithm, Steady):
             run_steady(study.problem, algorithm, backend, run, config.seed, budget, everyone, scored)
@@ -202,22 +196,17 @@ def _run(run: RunDirectory, study: AnyStudy, address: str | None, listeners: Lis
         result = load(run.uri)
         measure_finals(run, result, backend, config.evaluation.final.picks, listeners.note)
         tracker.on_finals(load(run.uri).finals)
-        if config.evaluation.final.picks and not result.final_baseline and not isinstance(study, CellStudy):
-            keep_baseline(run, study.evaluator.baseline(FINAL))
+        if config.evaluation.final.picks and not result.final_baseline:
+            keep_baseline(run, subject.measured_baseline(FINAL))
     finally:
         backend.close()
         if trainer is not None:  # it came first, and so may own the cluster
             trainer.close()
     result = load(run.uri, given)
     write_outputs(run, result)
-    _write_images(study, run, result)
+    if subject.sheet is not None and run.local is not None and result.front:
+        subject.sheet(result, run.local / SHEET_FILE)
     return result
-
-
-def _write_images(study: AnyStudy, run: RunDirectory, result: Result) -> None:
-    """Of a search of generators a sheet to look at, beside the other figures."""
-    if isinstance(study, TranslationStudy) and run.local is not None and result.front:
-        write_sheet(study, result, run.local / SHEET_FILE)
 
 
 def _view(study: AnyStudy) -> View:

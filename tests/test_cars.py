@@ -26,7 +26,7 @@ from evo.pareto import ranks
 from evo.randomness import stream
 from evo.result import Result, load
 from evo.selection.protected import SECOND_SORTS, protected_survival
-from evo.studies import kinds as studies
+from evo.studies import of_classifier
 
 # error, size: four small networks that are good already, and a large one that still learns
 LATE_LEARNER = np.array([[0.30, 1.0], [0.28, 2.0], [0.26, 3.0], [0.25, 4.0], [0.27, 9.0]])
@@ -210,8 +210,8 @@ def stop_in_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, evaluations: int) -> None:
-    keepers = studies.keepers
-    monkeypatch.setattr(studies, "keepers", lambda *given: (*keepers(*given), StopsAfter(evaluations)))
+    keepers = of_classifier.keepers
+    monkeypatch.setattr(of_classifier, "keepers", lambda *given: (*keepers(*given), StopsAfter(evaluations)))
 
 
 both_ways = pytest.mark.parametrize("whole", [False, True], indirect=True, ids=["in turns", "overlapping"])

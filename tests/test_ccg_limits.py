@@ -16,7 +16,7 @@ from evo.algorithms.coevolution import Coevolution
 from evo.algorithms.parts import parts_of
 from evo.candidates import STEP2, Candidate, Evaluation, Status
 from evo.config.schema import Config, validate
-from evo.studies.kinds import algorithm_of
+from evo.studies.of_generators import Generators
 from evo.studies.translation import TranslationStudy, make_translator, translation_kit
 from evo.studies.translation_limits import limits_of_parts
 from search_spaces.plan import Mask
@@ -75,7 +75,7 @@ def test_fitting_only_removes_units_and_depends_on_the_codes_alone(study: Transl
 
 
 def test_every_individual_of_a_search_is_within_the_limits_of_its_generator(study: TranslationStudy) -> None:
-    algorithm = algorithm_of(study)
+    algorithm = Generators(study).algorithm()
     assert isinstance(algorithm, Coevolution)
     limits = limits_of_parts(study.problem, study.space)
     parts = {part.name: part for part in parts_of(study.space, PATTERNS)}

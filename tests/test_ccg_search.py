@@ -23,8 +23,8 @@ from evo.config.schema import Config, validate
 from evo.studies.classifier import check_names
 from evo.studies.doctor import examine
 from evo.studies.inputs import Given
-from evo.studies.kinds import algorithm_of, loadable, open_study, realised
-from evo.studies.translation import TranslationStudy, make_translator, translation_kit
+from evo.studies.of_generators import Generators
+from evo.studies.translation import TranslationStudy, build_translation, make_translator, translation_kit
 from search_spaces.plan import CompressionPlan
 
 POPULATION, TURNS = 4, 4
@@ -62,9 +62,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def study_of(config: Config) -> TranslationStudy:
-    study = open_study(config, None, Given())
-    assert isinstance(study, TranslationStudy)
-    return study
+    return build_translation(config, None, Given())
 
 
 def stopped_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
@@ -102,11 +100,11 @@ def test_a_search_stopped_in_both_turns_is_exported_and_shown(tmp_path: Path, mo
 def exported_equal(result: api.Result, folder: Path) -> None:
     """Both generators give what the finished pair gives; docs/ccg.md, which a test executes, exports them in the other format."""
     choice = result.pick("knee")
-    study = open_study(result.config, Path(result.run_dir), Given())
+    subject = Generators(build_translation(result.config, Path(result.run_dir), Given()))
     (final,) = [e for e in result.evaluations if e.candidate.step == FINAL]
     assert {"test_ssim", "test_psnr_a_to_b", "test_l1", "test_discriminator_distance"} <= final.measures.keys()
     choice.export(folder / "onnx", "onnx")
-    pair = bake(realised(study, final)).eval()
+    pair = bake(subject.realised(final)).eval()
     images = torch.rand(2, 1, 12, 12) * 2 - 1
     for direction in DIRECTIONS:
         with torch.no_grad():
@@ -177,7 +175,7 @@ def test_a_worker_builds_an_equal_evaluator(tmp_path: Path) -> None:
     plan = study.space.decode(genome)
     again = make_translator(translation_kit(study))
     assert again.evaluate(plan, STEP2, 5) == study.evaluator.evaluate(plan, STEP2, 5)
-    module, example = loadable(study, Evaluation(Candidate("0", 0, genome, STEP2), Status.COMPLETED))
+    module, example = Generators(study).loadable(Evaluation(Candidate("0", 0, genome, STEP2), Status.COMPLETED))
     pair = bake(study.evaluator.realise(plan, STEP2, 0))
     a, b = torch.from_numpy(example[:, 0]), torch.from_numpy(example[:, 1])
     stacked = module(torch.from_numpy(example))
@@ -206,7 +204,7 @@ def test_a_wrapper_with_a_cheap_step_and_other_data_are_refused(tmp_path: Path) 
     study = study_of(validate(settings(tmp_path)))
     wrapped = replace(study, config=validate(settings(tmp_path, algorithm={"name": "two_step"})))
     with pytest.raises(ValueError, match="must not need a step 1 where there is none, but got 'two_step'; set it to"):
-        algorithm_of(wrapped)
+        Generators(wrapped).algorithm()
     with pytest.raises(
         ValueError, match=r"must be evaluators\.gan\.data\.UnpairedImages, but got ImageData from 'digits'"
     ):

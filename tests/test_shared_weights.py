@@ -35,7 +35,7 @@ from evo.candidates import STEP2
 from evo.config.schema import validate
 from evo.result import load
 from evo.storage.folder import Folder
-from evo.studies import kinds as studies
+from evo.studies.opening import open_subject
 from search_spaces.genome import Genome
 from search_spaces.options import SpaceOptions, build_space
 from search_spaces.plan import CompressionPlan
@@ -235,7 +235,7 @@ def test_a_search_on_trained_weights_takes_its_networks_from_them(tmp_path: Path
     knee = result.pick("knee")
     assert (knee.export(tmp_path / "net") / "card.json").is_file()
     folder = Folder.at(str(tmp_path / "run"))
-    study = studies.open_study(values, tmp_path / "run", api.Given(), folder)
+    study = open_subject(values, tmp_path / "run", api.Given(), folder).study
     again = study.evaluator.at(1).evaluate(knee.point.plan, STEP2, 0)
     assert again["top1_error"] == knee.point.measures["top1_error"]
     bare = study.evaluator.evaluate(CompressionPlan(), STEP2, 0)

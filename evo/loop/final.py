@@ -29,9 +29,10 @@ def genome_of(result: Result, point: FrontPoint, space: SearchSpace) -> Genome:
     return space.repair(evaluation_of_point(result, point).candidate.genome)
 
 
-def keep_baseline(run: RunDirectory, measures: Mapping[str, float]) -> None:
-    """Keep the uncompressed network's measures at the last step, test split included, for comparison."""
-    run.write(BASELINE_FILE, json.dumps(dict(measures), indent=2).encode())
+def keep_baseline(run: RunDirectory, measures: Mapping[str, float] | None) -> None:
+    """Keep the uncompressed network's measures at the last step, test split included, for comparison, if it has any."""
+    if measures is not None:
+        run.write(BASELINE_FILE, json.dumps(dict(measures), indent=2).encode())
 
 
 def measure_finals(

@@ -1,4 +1,4 @@
-"""The top floor: turn a configuration into the objects of a search."""
+"""Everything about one network and data set that a search needs on the driver, made from a configuration."""
 
 from __future__ import annotations
 
@@ -147,7 +147,6 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     evaluator = CompressionEvaluator(teacher, described, ranking, splits, step_options(config), device, models, probe)
     baseline = evaluator.baseline(STEP2)
     problem = build_problem(config, space, tables, baseline)
-    build_algorithm(climbing(config), problem, tables, baseline)  # wrong parameters are told before anything is written
     return Study(
         config, teacher, described, splits, example, ranking, space, tables, problem, baseline, evaluator, timing
     )

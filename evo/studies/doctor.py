@@ -22,7 +22,7 @@ from evaluators.prepare import prepared
 from evo.config.schema import Config
 from evo.studies.classifier import build_algorithm, build_problem, check_names, check_outputs, climbing
 from evo.studies.inputs import check_kept, load_splits, network_of, space_of
-from evo.studies.kinds import pair_algorithm
+from evo.studies.of_generators import pair_algorithm
 from evo.studies.translation import inception_of, pair_problem, untrained
 from evo.variation.reachable import smallest
 from evo.views.bottleneck import Bottleneck, Load, Target, find_bottleneck, loads

@@ -14,16 +14,12 @@ from evo.loop.keeping import tracked_run
 from evo.registry import TRACKERS, resolve
 from evo.result import Result, load
 from evo.storage.run_directory import RunDirectory
-from evo.studies.cells import CellStudy
-from evo.studies.explain import explanation_page
-from evo.studies.kinds import AnyStudy, loadable
-from evo.studies.pair_outputs import write_sheet
-from evo.studies.translation import TranslationStudy
+from evo.studies.opening import AnySubject
 from evo.views.summary import trust
 
 
-def tracker_of(run: RunDirectory, study: AnyStudy, note: Callable[[str], None]) -> Any:
-    section = study.config.tracking
+def tracker_of(run: RunDirectory, subject: AnySubject, note: Callable[[str], None]) -> Any:
+    section, sheet = subject.study.config.tracking, subject.sheet
     if section.tracker == "none":
         return resolve(TRACKERS, "none")()
 
@@ -37,11 +33,10 @@ def tracker_of(run: RunDirectory, study: AnyStudy, note: Callable[[str], None]) 
             raise ValueError(
                 f"a model must belong to a measured candidate, but got {candidate_id}; take one of the front"
             )
-        return loadable(study, evaluation, finished().evaluations)
+        return subject.loadable(evaluation, finished().evaluations)
 
     def texts() -> dict[str, str]:
-        explained = {} if isinstance(study, CellStudy) else {"explanation.html": explanation_page(finished())}
-        return {**explained, "trust.txt": trust(finished())}
+        return {**subject.pages(finished()), "trust.txt": trust(finished())}
 
     return resolve(TRACKERS, section.tracker)(
         uri=os.path.expandvars(section.uri),
@@ -49,6 +44,6 @@ def tracker_of(run: RunDirectory, study: AnyStudy, note: Callable[[str], None]) 
         run_id=tracked_run(run),
         load_model=model_of,
         texts=texts,
-        draw=(lambda file: write_sheet(study, finished(), file)) if isinstance(study, TranslationStudy) else None,
+        draw=None if sheet is None else lambda file: sheet(finished(), file),
         note=note,
     )

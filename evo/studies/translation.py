@@ -34,7 +34,7 @@ from evo.config.space_file import SPACE_FILE, space_to_json
 from evo.problem import Problem
 from evo.registry import CRITERIA, DATASETS, DISCRIMINATORS, GENERATORS, resolve
 from evo.storage.run_directory import RunDirectory
-from evo.studies.inputs import check_kept, device_of, space_of, step_options
+from evo.studies.inputs import Given, check_kept, device_of, space_of, step_options
 from evo.variation.reachable import require_reachable
 from search_spaces.cost_tables import CostTables
 from search_spaces.genes import MaskGene
@@ -136,8 +136,13 @@ def load_networks(
     return prepared(pair.cpu().eval(), example), judges.cpu()
 
 
-def build_translation(config: Config, folder: Path | None) -> TranslationStudy:
+def build_translation(config: Config, folder: Path | None, given: Given) -> TranslationStudy:
     """Load, train if need be, trace and measure the pair; writes nothing but gan.baseline."""
+    if given != Given():
+        raise ValueError(
+            "generators are searched from a configuration that names them, but got an object; "
+            'give model and data as names, such as "resnet_generator" and "my_package.images:load"'
+        )
     torch.set_num_threads(config.execution.threads)
     device = device_of(config)
     inception_of(config)  # told before any training
