@@ -17,6 +17,7 @@ from evo.failures import WorkerStartError
 
 REACH_TIMEOUT_S = 10.0
 START_ATTEMPTS = 4
+_TOO_SLOW = ("timed out during startup", "Timed out waiting for file")
 _TOKEN_SETTINGS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -79,14 +80,15 @@ def connect(address: str | None, cpus: int) -> tuple[Any, bool]:
 
 
 def _start_here(ray: Any, cpus: int, quiet: dict[str, Any]) -> None:
-    """Start a private cluster; again where a busy machine was too slow for Ray's fixed patience of 30 seconds."""
+    """Start a private cluster; again where a busy machine was too slow for Ray's patience."""
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
     for attempt in range(START_ATTEMPTS):
         try:
             ray.init(address="local", include_dashboard=False, num_cpus=cpus, **quiet)
             return
         except Exception as error:
             ray.shutdown()
-            if "timed out during startup" not in str(error) or attempt + 1 == START_ATTEMPTS:
+            if not any(words in str(error) for words in _TOO_SLOW) or attempt + 1 == START_ATTEMPTS:
                 raise
 
 
