@@ -18,6 +18,7 @@ ALGORITHMS: Table = {
     "coevolution": "evo.algorithms.coevolution:Coevolution",
     "cars": "evo.algorithms.cars:Cars",
     "autoslim": "evo.algorithms.autoslim:AutoSlim",
+    "tas": "evo.algorithms.tas:TAS",
     "metapruning": "evo.algorithms.metapruning:MetaPruning",
     "optuna_tpe": "evo.algorithms.optuna_sampler:OptunaTPE",
     "optuna_nsga2": "evo.algorithms.optuna_sampler:OptunaNSGA2",
@@ -45,6 +46,7 @@ CELL_SPACES: Table = {
 # Sets of weights that all candidates share.
 SUPERNETS: Table = {
     "elastic": "evaluators.supernets.elastic:ElasticSupernet",
+    "transformable": "evaluators.supernets.transformable:TransformableSupernet",
     "pruning_net": "evaluators.supernets.pruning_net:PruningNet",
 }
 

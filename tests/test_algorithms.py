@@ -24,7 +24,7 @@ TESTS = Path(__file__).parent
 IMPORTED = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
 SINGLE_OBJECTIVE = ("ga", "roulette", "metapruning")
 GREEDY = ("autoslim",)  # deterministic, and no population: tests/test_cars.py
-ON_SHARED_WEIGHTS = ("cars",)  # evaluates its parents again with every version of the weights
+ON_SHARED_WEIGHTS = ("cars", "tas")  # evaluates its parents again with every version of the weights
 POPULATIONS = [name for name in ALGORITHMS if name not in GREEDY]
 SURROGATES = {"error": "surrogate"}
 

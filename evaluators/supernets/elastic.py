@@ -88,10 +88,33 @@ class ElasticSupernet:
         return module
 
     def train_step(self, plans: Sequence[CompressionPlan], images: Tensor, labels: Tensor, rate: float) -> float:
-        self._optimiser.zero_grad()
+        self.zero_grad()
         mean = accumulate(self.view, plans, images, self._targets(images, labels), self._in_place)
-        self._optimiser.step(self.active(plans), rate)
+        self.step(plans, rate)
         return mean
+
+    def zero_grad(self) -> None:
+        self._optimiser.zero_grad()
+
+    def step(self, plans: Sequence[CompressionPlan], rate: float) -> None:
+        """Move what any of the plans uses by the gradients that have been added up."""
+        self._optimiser.step(self.active(plans), rate)
+
+    def norms(self, group: str) -> tuple[str, ...]:
+        """Batch normalisations, with scale and shift, of a group's channels."""
+        return tuple(
+            name
+            for name, module in self.network.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and any(cut == group for _, cut, _ in self._layout.cuts.get(f"{name}.weight", ()))
+        )
+
+    def affine(self, norm: str, kept: Mapping[str, int]) -> tuple[Tensor, Tensor]:
+        """The scale and shift that a batch normalisation has where groups keep so many units."""
+        boxes = self._layout.boxes(kept)
+        scale, shift = (f"{norm}.{leaf}" for leaf in ("weight", "bias"))
+        parts = dict(self.network.named_parameters())
+        return self._part(scale, parts[scale], boxes[scale]), self._part(shift, parts[shift], boxes[shift])
 
     @torch.no_grad()
     def _targets(self, images: Tensor, labels: Tensor) -> Tensor:

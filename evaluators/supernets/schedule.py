@@ -54,8 +54,11 @@ class Schedule:
         return step < self.last_step(0, images)
 
     def rate(self, step: int, images: int) -> float:
-        done = min(1.0, step / max(1, round(self.horizon * max(1, images // self.batch))))
-        return self.lr_min + 0.5 * (self.lr - self.lr_min) * (1 + math.cos(math.pi * done))
+        return self.lr_min + 0.5 * (self.lr - self.lr_min) * (1 + math.cos(math.pi * self.done(step, images)))
+
+    def done(self, step: int, images: int) -> float:
+        """The share of the horizon that lies behind this step, 0 to 1."""
+        return min(1.0, step / max(1, round(self.horizon * max(1, images // self.batch))))
 
     def plans(
         self, space: SearchSpace, population: Sequence[Genome], seed: int, step: int

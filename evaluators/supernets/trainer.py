@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -18,9 +19,17 @@ from search_spaces.plan import CompressionPlan
 PAUSE_S = 60.0  # of training that a crash may lose
 
 
+class Steps(Protocol):
+    """What a step of training does, where it is not to train plans on a batch; a function of its arguments and of what was
+    trained before."""
+
+    def take(self, step: int, population: Sequence[Genome]) -> None: ...
+
+
 @dataclass(frozen=True)
 class SupernetTrainer:
-    """Batches, subnets and learning rates are functions of the seed and the step, so a state is weights, momentum and step."""
+    """Batches, subnets and learning rates are functions of the seed and the step, so a state is weights, momentum and step.
+    splits: epochs are passes over its training images."""
 
     supernet: Supernet[CompressionPlan]
     space: SearchSpace
@@ -30,6 +39,7 @@ class SupernetTrainer:
     seed: int
     device: torch.device
     pause_s: float = PAUSE_S
+    steps: Steps | None = None
 
     def train(self, version: int, population: Sequence[Genome]) -> None:
         """Make a version of the weights from the one before and publish it; nothing to do where it is published already."""
@@ -71,6 +81,9 @@ class SupernetTrainer:
         return found
 
     def _step(self, step: int, population: Sequence[Genome]) -> None:
+        if self.steps is not None:
+            self.steps.take(step, population)
+            return
         images = len(self.splits.train)
         drawn_from = () if self.schedule.warming(step, images) else population
         plans = self.schedule.plans(self.space, drawn_from, self.seed, step)

@@ -72,9 +72,14 @@ class SharedWeights:
     """One supernet of an evaluator, filled with the version that is asked for."""
 
     def __init__(self, supernet: Supernet[CompressionPlan], store: WeightStore) -> None:
-        self._supernet, self.store, self._version = supernet, store, 0
+        self.supernet, self.store, self._version = supernet, store, 0
 
     def extract(self, plan: CompressionPlan, version: int) -> nn.Module:
+        self.fill(version)
+        return self.supernet.extract(plan)
+
+    def fill(self, version: int) -> None:
+        """Load a version, unless it is there already."""
         if version != self._version:
             found = self.store.read(version)
             if found is None:
@@ -82,6 +87,5 @@ class SharedWeights:
                     f"every worker must see the run directory's shared weights, but got no version {version} in "
                     f"{self.store.folder.root}; use a folder or bucket that all machines share"
                 )
-            self._supernet.load(found.state)
+            self.supernet.load(found.state)
             self._version = version
-        return self._supernet.extract(plan)

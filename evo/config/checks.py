@@ -13,6 +13,7 @@ from evo.config.schema import AlgorithmConfig, Config, Step
 from evo.config.shared_checks import check_scratch, check_shared
 from evo.config.translation_checks import check_translation
 from evo.front import LIMIT
+from evo.loop.preferences import FollowsWeights
 from evo.loop.shared_weights import TrainsWeights
 from evo.loop.steady import Steady
 from evo.picks import SEVERAL
@@ -218,6 +219,12 @@ def _check_supernet(config: Config, made: Any) -> None:
         )
     if config.execution.asynchronous:
         raise ValueError("shared weights need generations, but got execution.asynchronous=true; set it to false")
+    kind = "elastic" if config.cells is not None else config.supernet.kind
+    if issubclass(getattr(made, "func", made), FollowsWeights) and kind != "transformable":
+        raise ValueError(
+            f"algorithm.name={config.algorithm.name!r} follows weights that learn preferences, but got supernet.kind={kind}; "
+            "set it to transformable"
+        )
     if config.cells is not None:
         return
     check_shared(config, config.supernet)

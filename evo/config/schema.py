@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from evo.config.faults import fault_sentence
+from evo.config.steps import Architecture as Architecture
 from evo.config.steps import Evaluation, Pretrain
 from evo.config.steps import Section as Section
 from evo.config.steps import Step as Step

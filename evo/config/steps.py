@@ -74,6 +74,25 @@ class Final(Step):
     )
 
 
+class Architecture(Section):
+    """What weights of kind transformable learn beside themselves: how probable every width and depth is (TAS)."""
+
+    target: float = Field(0.5, gt=0, le=1, description="multiplications wanted, as a share of the whole network's")
+    tolerance: float = Field(0.05, ge=0, lt=1, description="width of the band that costs nothing")
+    around: bool = Field(
+        False,
+        description="the band is target x (1 +- tolerance); else it ends at the target, tolerance in the whole's unit",
+    )
+    cost_weight: float = Field(
+        2.0, ge=0, description="of the logarithm of the expected multiplications, outside the band"
+    )
+    lr: float = Field(1e-3, gt=0, description="learning rate of Adam")
+    weight_decay: float = Field(1e-3, ge=0)
+    beta: float = Field(0.5, ge=0, lt=1, description="first beta of Adam")
+    warm: float = Field(5.0, gt=0, description="temperature of the Gumbel-softmax at the start, falling as a cosine")
+    cold: float = Field(0.1, gt=0, description="and at the end of the horizon")
+
+
 class Supernet(Section):
     """One set of weights for all candidates: their fitness is what they get from it, after batch-norm recalibration. Epochs are
     passes over the training split, fractions allowed. Only widths, bits and skipped blocks can share weights."""
@@ -106,6 +125,7 @@ class Supernet(Section):
         False,
         description="the first subnet of a step learns the answers of the uncompressed network in place of labels",
     )
+    architecture: Architecture = Field(default_factory=Architecture)
     private_norms: bool = Field(False, description="batch-norm scales and shifts of its own for every width of a layer")
     overlap: bool = Field(
         False, description="train the next version while candidates are measured with the one before (algorithm cars)"

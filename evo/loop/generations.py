@@ -18,6 +18,7 @@ from evo.loop.budget import Budget, Spent
 from evo.loop.lineage import lineage_of
 from evo.loop.memory import Memory
 from evo.loop.observers import Audience, SearchObserver, Standing
+from evo.loop.preferences import followed
 from evo.loop.shared_weights import Trainer, weights_for
 from evo.problem import Problem
 from evo.randomness import evaluation_seed
@@ -78,6 +79,7 @@ def run_search(
             if not batch.candidates or not budget.allows(batch, spent, clock.seconds):
                 break
             version, trained = weights_for(trainer, batch, spent.weights_version, overlap)
+            batch = followed(algorithm, asked, batch, trainer, version)
             number, space = manifest.rounds + 1, problem.space
             work = Round(number, space, backend, scorers, run, seed, memory, audience, version, archive)
             evaluations = work.evaluate(batch)

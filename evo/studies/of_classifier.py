@@ -22,7 +22,7 @@ from evo.studies.classifier import Study, build_algorithm, climbing, keep_study,
 from evo.studies.explain import explanation_page
 from evo.studies.inputs import Given
 from evo.studies.subject import Exported, Subject, Training
-from evo.studies.supernets import keepers, with_shared
+from evo.studies.supernets import keepers, preferring, with_shared
 from evo.studies.timing import latency_of_file
 from evo.studies.workers import backend_with, build_trainer, make_evaluator, worker_kit
 
@@ -45,6 +45,7 @@ class Classifier(Subject[Study]):
 
     def training(self, given: Given, address: str | None) -> Training:
         trainer = build_trainer(self.study, worker_kit(self.study, given), address)
+        trainer = trainer and preferring(self.study, trainer)
         return trainer, keepers(self.study, trainer)
 
     def evaluator_of(self, request: Request) -> CompressionEvaluator:
