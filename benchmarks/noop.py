@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from evo.candidates import Outcome, Request, Status
 from evo.problem import Objective, Problem
+from evo.storage.manifest import RunInfo
+from evo.storage.run_directory import RunDirectory
 from search_spaces.genome import Genome
 from search_spaces.plan import Bits, CompressionPlan
 
@@ -91,6 +94,13 @@ def measures(seed: int) -> dict[str, float]:
 
 def problem(space: CodeSpace) -> Problem:
     return Problem(space, tuple(map(Objective, MEASURES)), reference=(1.0,) * len(MEASURES))
+
+
+def begin(folder: Path, problem: Problem) -> RunDirectory:
+    """The run in a folder, created where it is none yet."""
+    if (folder / "run.json").exists():
+        return RunDirectory.open(str(folder))
+    return RunDirectory.create(str(folder), "benchmark: true\n", RunInfo(problem.space.digest, ("min first",), 7))
 
 
 def requests(space: CodeSpace, count: int, start: int = 0) -> list[Request]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import logging
 import os
 import statistics
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record
-from benchmarks.noop import CodeSpace, Instant, Sleeper, measures, problem, requests
+from benchmarks.noop import CodeSpace, Instant, Sleeper, begin, measures, problem, requests
 from cluster.ray_backend import RayBackend
 from cluster.ray_session import connect, worker_environment
 from evo.algorithms.nsga import NSGA2
@@ -35,15 +36,13 @@ from evo.candidates import Backend, Evaluation, Request
 from evo.loop.budget import Budget
 from evo.loop.generations import run_search
 from evo.loop.observers import Standing
-from evo.storage.manifest import RunInfo
-from evo.storage.run_directory import RunDirectory
 from evo.views.display import NoDisplay
 from evo.views.progress import SearchInfo
 from evo.views.reporting import View, reports
 
 WORKERS = 2
 ROUNDS = 3
-TUNE_TRIALS = 12  # enough: the ratio to be shown is a hundred
+TUNE_TRIALS, TUNE_S = 12, 120.0  # enough: the ratio to be shown is a hundred
 POPULATION = 10_000
 SPACE = CodeSpace()
 PROBLEM = problem(SPACE)
@@ -64,17 +63,11 @@ def main() -> None:
     print(record.write("orchestration", figures, [7], {"machine_load": os.getloadavg()}))
 
 
-def begin(folder: Path) -> RunDirectory:
-    if (folder / "run.json").exists():
-        return RunDirectory.open(str(folder))
-    return RunDirectory.create(str(folder), "benchmark: true\n", RunInfo(SPACE.digest, ("min first",), 7))
-
-
 # --- Evaluations that do nothing -------------------------------------------------------------------------------------
 
 
 def noop(folder: Path) -> dict[str, float]:
-    ray, _ = connect(None, WORKERS)
+    ray, _ = connect(None, 3 * WORKERS)  # ours and the bare actors stay while Ray Tune wants slots for its own
     rates: dict[str, list[float]] = {"ours": [], "raw": [], "tune": [], "optuna": []}
     backend = RayBackend(Sleeper, WORKERS)
     actors = [ray.remote(Bare).options(runtime_env=worker_environment(1)).remote() for _ in range(WORKERS)]
@@ -111,7 +104,7 @@ def our_noops(folder: Path, backend: Backend, count: int) -> float:
     """Evaluations per second of a random search in generations of 1,000, from its first request to its last commit."""
     algorithm = RandomSearch(PROBLEM, population=min(count, 1000))
     began = time.perf_counter()
-    archive = run_search(PROBLEM, algorithm, backend, {}, begin(folder), 7, Budget(evaluations=count))
+    archive = run_search(PROBLEM, algorithm, backend, {}, begin(folder, PROBLEM), 7, Budget(evaluations=count))
     return len(archive) / (time.perf_counter() - began)
 
 
@@ -122,7 +115,9 @@ def trial(config: dict[str, Any]) -> dict[str, float]:
 def tune_trials(folder: Path, count: int) -> float:
     from ray import tune
 
-    settings = tune.TuneConfig(num_samples=count, max_concurrent_trials=WORKERS, reuse_actors=True)
+    settings = tune.TuneConfig(
+        num_samples=count, max_concurrent_trials=WORKERS, reuse_actors=True, time_budget_s=TUNE_S
+    )
     tuner = tune.Tuner(
         tune.with_resources(trial, {"cpu": 1}),
         param_space={"seed": tune.uniform(0, 1)},
@@ -130,7 +125,7 @@ def tune_trials(folder: Path, count: int) -> float:
         run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
     )
     began = time.perf_counter()
-    done = len(tuner.fit())
+    done = sum(result.metrics is not None and "first" in result.metrics for result in tuner.fit())
     return done / (time.perf_counter() - began)
 
 
@@ -152,7 +147,7 @@ def overhead(folder: Path) -> dict[str, float]:
     list(backend.evaluate(requests(SPACE, WORKERS)))
     algorithm = RandomSearch(PROBLEM, population=20)
     began = time.perf_counter()
-    archive = run_search(PROBLEM, algorithm, backend, {}, begin(folder / "overhead"), 7, Budget(3))
+    archive = run_search(PROBLEM, algorithm, backend, {}, begin(folder / "overhead", PROBLEM), 7, Budget(3))
     spent = time.perf_counter() - began
     backend.close()
     return {"overhead_1s": spent / (len(archive) / WORKERS) - 1}
@@ -163,11 +158,9 @@ def overhead(folder: Path) -> dict[str, float]:
 
 @dataclass
 class Costs:
-    """CPU seconds and resident memory after each round."""
+    """CPU seconds of each round."""
 
     seconds: list[float] = field(default_factory=list)
-    rss: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
     _last: float = 0.0
 
     def on_start(self, standing: Standing) -> None:
@@ -176,19 +169,11 @@ class Costs:
     def on_evaluation(self, evaluation: Evaluation) -> None: ...
 
     def on_round(self, standing: Standing) -> None:
-        now = time.process_time()
-        self.seconds.append(now - self._last)
+        self.seconds.append(time.process_time() - self._last)
         gc.collect()
-        self.rss.append(resident())
-        self.rows.append(len(standing.evaluations))
         self._last = time.process_time()
 
     def on_end(self, standing: Standing, status: str) -> None: ...
-
-
-def resident() -> int:
-    """Bytes of this process in memory (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def driven(folder: Path, population: int, generations: int) -> Costs:
@@ -196,7 +181,7 @@ def driven(folder: Path, population: int, generations: int) -> Costs:
     costs = Costs()
     listeners = reports(View(PROBLEM), SearchInfo("benchmark", str(folder)), [NoDisplay()])
     algorithm = NSGA2(PROBLEM, population=population)
-    run_search(PROBLEM, algorithm, Instant(), {}, begin(folder), 7, Budget(generations), (*listeners, costs))
+    run_search(PROBLEM, algorithm, Instant(), {}, begin(folder, PROBLEM), 7, Budget(generations), (*listeners, costs))
     return costs
 
 
@@ -205,13 +190,22 @@ def driver(folder: Path) -> dict[str, float]:
     return {"driver_10k_s": statistics.median(costs.seconds)}
 
 
-def memory(folder: Path) -> dict[str, float]:
-    """Growth of the driver per evaluation, from 10,000 to 100,000 of them, in a process of its own."""
-    code = f"from benchmarks.orchestration import *; c = driven(Path({str(folder / 'memory')!r}), 1000, 100)\n"
-    code += "print((c.rss[-1] - c.rss[9]) / (c.rows[-1] - c.rows[9]), c.rss[9], c.rss[-1])"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    per_row, early, late = map(float, done.stdout.split())
-    return {"driver_bytes_per_evaluation": per_row, "driver_mb_10k": early / 2**20, "driver_mb_100k": late / 2**20}
+def memory(folder: Path, evaluations: int = 100_000) -> dict[str, float]:
+    """Growth of the driver per evaluation, from a fifth of them on: of its resident memory and of what its allocators hold."""
+    own, held = (_held(evaluations, *options) for options in ((), ("--traced",)))
+    growth = own["bytes_per_evaluation"] * evaluations * 4 / 5
+    return {
+        "driver_bytes_per_evaluation": own["bytes_per_evaluation"],
+        "driver_growth_mib_100k": growth / 2**20,
+        "driver_mib_100k": own["mib"],
+        "driver_held_bytes_per_evaluation": held["bytes_per_evaluation"],
+    }
+
+
+def _held(evaluations: int, *options: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.driver_memory", "--evaluations", str(evaluations), *options]
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
 
 
 def resume(folder: Path) -> dict[str, float]:
@@ -223,7 +217,7 @@ def resume(folder: Path) -> dict[str, float]:
         gc.collect()
         began = time.process_time()
         evaluations = run_search(
-            PROBLEM, NSGA2(PROBLEM, population=POPULATION), Instant(), {}, begin(run), 7, Budget(10)
+            PROBLEM, NSGA2(PROBLEM, population=POPULATION), Instant(), {}, begin(run, PROBLEM), 7, Budget(10)
         )
         seconds.append(time.process_time() - began)
     return {"resume_100k_s": statistics.median(seconds), "resume_rows": float(len(evaluations))}

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from cluster.packing import CONFIG_FILE, pack
 from evo.config.schema import Config, parse
+from evo.storage.folder import require_no_credentials
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 STORAGE = "~/evo-runs"
@@ -65,6 +66,7 @@ class JobServer:
     def submit(self, config: Config, run_id: str, storage: str, say: Say) -> Job:
         """Start the run, or go on with it: a run that is at work is left alone, one that ended continues where it stopped."""
         check_run_id(run_id)
+        require_no_credentials(storage)
         before = self.jobs(run_id)
         if before and not before[-1].finished:
             say(f"{run_id} is at work already ({before[-1].state})")

@@ -88,10 +88,12 @@ def test_credentials_in_an_address_are_refused_without_being_repeated() -> None:
     with pytest.raises(ValueError, match="must not hold credentials") as refused:
         Folder.at("s3://AKIA123:hunter2@runs/mine")
     assert "hunter2" not in str(refused.value) and "AKIA123" not in str(refused.value)
-    tracking = {"uri": "postgresql://me:hunter2@host/mlflow"}
-    with pytest.raises(ValueError, match=r"tracking\.uri must not hold a password") as refused:
-        check(validate({**settings(None), "tracking": tracking}), ["top1_error", "macs"])
+    with pytest.raises(ValueError, match="must not hold credentials") as refused:
+        Folder.at("s3://runs/mine?secret_key=hunter2")
     assert "hunter2" not in str(refused.value)
-    check(
-        validate({**settings(None), "tracking": {"uri": "postgresql://me:${WORD}@host/mlflow"}}), ["top1_error", "macs"]
-    )
+    names = ["top1_error", "macs"]
+    for uri in ("postgresql://me:hunter2@host/mlflow", "http://hunter2@host", "mysql://host/mlflow?password=hunter2"):
+        with pytest.raises(ValueError, match=r"tracking\.uri must not hold a password or token") as refused:
+            check(validate({**settings(None), "tracking": {"uri": uri}}), names)
+        assert "hunter2" not in str(refused.value)
+    check(validate({**settings(None), "tracking": {"uri": "postgresql://me:${WORD}@host/mlflow"}}), names)

@@ -7,8 +7,8 @@ import inspect
 import re
 from collections.abc import Collection
 from typing import Any
-from urllib.parse import urlsplit
 
+from evo.addresses import secrets_of
 from evo.config.schema import AlgorithmConfig, Config, Step
 from evo.config.shared_checks import check_scratch, check_shared
 from evo.config.translation_checks import check_translation
@@ -142,10 +142,9 @@ def _check_schemes(config: Config) -> None:
 
 def _check_secrets(config: Config) -> None:
     """The configuration is kept in the run directory and shown in MLflow."""
-    password = urlsplit(config.tracking.uri).password
-    if password and not password.startswith("$"):
+    if not all(secret.startswith("$") for secret in secrets_of(config.tracking.uri)):
         raise ValueError(
-            "tracking.uri must not hold a password, but got one; write a variable in its place, such as "
+            "tracking.uri must not hold a password or token, but got one; write a variable in its place, such as "
             "postgresql://user:${MLFLOW_PASSWORD}@host/mlflow, and set that in the environment"
         )
 

@@ -10,7 +10,18 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from evo.addresses import secrets_of
+
 PARTIAL = ".partial"
+
+
+def require_no_credentials(uri: str) -> None:
+    """Raise ValueError, without repeating them, where an address holds any: it is kept, shown and handed to jobs."""
+    if "@" in urlsplit(uri).netloc or secrets_of(uri):
+        raise ValueError(
+            f"a run directory's address must not hold credentials, but got some in {uri.partition('://')[0]}://...; "
+            "give them by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for instance)"
+        )
 
 
 @dataclass(frozen=True)
@@ -24,11 +35,7 @@ class Folder:
     def at(cls, uri: str) -> Folder:
         if "://" not in uri:
             return cls(fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri)))
-        if "@" in urlsplit(uri).netloc:
-            raise ValueError(
-                f"a run directory's address must not hold credentials, but got some in {uri.partition('://')[0]}://...; "
-                "give them by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for instance)"
-            )
+        require_no_credentials(uri)
         try:
             return cls(*fs.FileSystem.from_uri(uri))
         except (pa.ArrowException, OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evo.addresses import without_secrets
 from evo.candidates import Evaluation
 from evo.front import FrontPoint
 from evo.loop.background import Background
@@ -119,7 +120,8 @@ class MlflowTracker:
             self._warn("not everything could be written")
         missing = self._models_missing
         for name, reason in list(missing.items())[:1]:
-            logger.warning("MLflow has no model of %d front members, first %s: %s", len(missing), name, reason)
+            told = f"MLflow has no model of {len(missing)} front members, first {name}: {reason}"
+            logger.warning("%s", without_secrets(told, self._uri))
 
     def on_finals(self, finals: Finals) -> None:
         """After `on_end`: what the last step measured of the picks, by candidate."""
@@ -130,7 +132,8 @@ class MlflowTracker:
     def _warn(self, reason: str) -> None:
         if not self._warned:
             self._warned = True
-            logger.warning("The search goes on without MLflow at %s and tries again at the end: %s", self._uri, reason)
+            told = f"The search goes on without MLflow at {self._uri} and tries again at the end: {reason}"
+            logger.warning("%s", without_secrets(told, self._uri))
 
     def _record(self, progress: Progress) -> None:
         now = int(time.time() * 1000)
