@@ -53,10 +53,8 @@ def test_only_the_share_that_is_kept_goes_on_and_nobody_starts_twice() -> None:
 def test_who_goes_on_may_do_so_from_its_own_weights() -> None:
     for goes_on in (True, False):
         for batch, _, _ in run(ladder(continue_rungs=goes_on), 6, evaluate=evaluate):
-            expected = {STEP2: f"@{RUNG}"}.get(batch.candidates[0].step) if goes_on else None
-            assert [c.predecessor for c in batch.candidates] == [
-                c.id + expected if expected else "" for c in batch.candidates
-            ]
+            climbed = goes_on and batch.candidates[0].step == STEP2
+            assert [c.predecessor for c in batch.candidates] == [f"{c.id}@{RUNG}" * climbed for c in batch.candidates]
 
 
 def test_a_ladder_goes_on_from_storage_at_every_rung() -> None:

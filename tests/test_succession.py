@@ -27,6 +27,7 @@ from evo.loop.memory import Memory
 from evo.storage.columns import Archive
 from evo.storage.rows import EVALUATIONS, from_parquet, from_table, to_parquet, to_table
 from evo.storage.run_directory import RunDirectory
+from evo.studies.classifier import check_names, climbing
 from search_spaces.plan import Bits, CompressionPlan, Mask, Skip, Width
 
 FIRST = CompressionPlan(widths=(Width("stem", 10),))
@@ -44,7 +45,7 @@ def shaken(module: nn.Module) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("name", ["resnet8", "digits_cnn", "shufflenet"])
+@pytest.mark.parametrize("name", ["resnet8", "digits_cnn"])
 def test_cutting_on_is_cutting_the_tuned_network(name: str) -> None:
     """Cut at once by both plans, a shaken uncompressed network is what the shaken and cut one becomes when it is cut on."""
     net = named(name)
@@ -184,3 +185,16 @@ def test_layer_by_layer_each_network_goes_on_from_the_one_before(tmp_path: Path)
     card = json.loads((exported / "card.json").read_text())
     (final,) = resumed.finals.values()
     assert card["step"] == "final" and final["epochs"] == pytest.approx(0.1 + 0.2 * len(measured))
+
+
+def test_shared_weights_have_no_predecessors() -> None:
+    values = settings(None)
+    values["supernet"] = {}
+    values["evaluation"]["rungs"] = [{"tune": {"epochs": 0.1}}]
+    assert climbing(validate(values)).params["continue_rungs"] is False
+    values["algorithm"]["params"]["continue_rungs"] = True
+    with pytest.raises(ValueError, match=r"params\.continue_rungs=true; set it to false"):
+        check_names(validate(values))
+    del values["supernet"]
+    check_names(validate(values))
+    assert climbing(validate(values)).params == {"promote": 3, "continue_rungs": True, "rungs": ("rung1",)}

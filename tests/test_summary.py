@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from toy import PROBLEM, ToyEvaluator, ToySpace, begin
 
 from cluster.local import LocalBackend
-from evo.candidates import STEP2, Batch, Candidate, Evaluation, Status
+from evo.candidates import STEP1, STEP2, Batch, Candidate, Evaluation, Status
 from evo.config.schema import Config
 from evo.front import spread
 from evo.loop.budget import Budget
 from evo.loop.generations import run_search
 from evo.loop.observers import Standing
-from evo.result import Result
-from evo.views.summary import shown_front
+from evo.result import Result, load
+from evo.storage.run_directory import RunDirectory
+from evo.studies import tracked
+from evo.views.summary import shown_front, trust
 
 REFERENCE = (100.0, 60.0)
 
@@ -71,6 +75,52 @@ def test_spread_keeps_both_ends_and_the_knee(most: int) -> None:
     of = result(90)
     kept = [p.candidate_id for p in spread(of.front, most)]
     assert len(kept) <= most and {"0000-0000", "0000-0089", of.pick("knee").point.candidate_id} <= set(kept)
+
+
+def measured(errors: Sequence[float]) -> Result:
+    """As many candidates, predicted in ascending order at step 1, with these errors at step 2."""
+    of, rows = result(len(errors)), list[Evaluation]()
+    for evaluation, error in zip(of.evaluations, errors, strict=True):
+        predicted = {"predicted_loss_increase": evaluation.measures["error"]}
+        rows.append(replace(evaluation, candidate=replace(evaluation.candidate, step=STEP1), measures=predicted))
+        rows.append(replace(evaluation, measures={**evaluation.measures, "top1_error": error}))
+    return replace(of, evaluations=tuple(rows))
+
+
+WARNING = ". Too low to trust step 1: raise evaluation.step1.images, or promote more candidates"
+
+
+@pytest.mark.parametrize(
+    ("errors", "tau", "warned"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], "1.00 (4 candidates)", False),
+        ([0.2, 0.1, 0.3, 0.4], "0.67 (4 candidates)", False),  # five pairs of six in order
+        ([i / 40 for i in range(40)], "1.00 (95 % interval 1.00 to 1.00, 40 candidates)", False),
+        ([(7 * i % 40) / 40 for i in range(40)], "0.15 (95 % interval -0.07 to 0.35, 40 candidates)", True),
+        ([0.4, 0.3, 0.2, 0.1], "-1.00 (4 candidates)", False),  # too few to say so
+        ([(3 * i % 7) / 7 for i in range(6)], "0.07 (95 % interval -0.69 to 0.75, 6 candidates)", False),
+    ],
+)
+def test_a_warning_stands_where_the_steps_certainly_disagree(errors: list[float], tau: str, warned: bool) -> None:
+    told = trust(measured(errors))
+    assert told.startswith(f"Kendall's tau step 1 / step 2: {tau}") and told.endswith(
+        WARNING if warned else "candidates)"
+    )
+
+
+def test_without_measurements_nothing_is_claimed() -> None:
+    assert trust(measured([])) == "no agreement between steps can be told from 0 candidates"
+
+
+def test_the_tracker_keeps_the_words_that_people_are_shown(small_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+    monkeypatch.setattr(tracked, "resolve", lambda *_: lambda **settings: given.update(settings))
+    run = RunDirectory.open(str(small_search))
+    config = load(str(small_search)).config
+    section = config.tracking.model_copy(update={"tracker": "mlflow"})
+    tracked.tracker_of(run, SimpleNamespace(config=config.model_copy(update={"tracking": section})), print)
+    told = given["texts"]()["trust.txt"]
+    assert told == trust(load(str(small_search))) and told.startswith("Kendall's tau step 1 / step 2: ")
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
         uri,
         run_id=first.run_id,
         load_model=load_model,
-        texts=lambda: {"explanation.html": "<p>why</p>"},
+        texts=lambda: {"explanation.html": "<p>why</p>", "trust.txt": "Kendall's tau 0.74"},
         draw=lambda file: file.write_bytes(b"a sheet of images") and None,
     )
     second.on_start(info(population="8", generations="4"))
@@ -114,8 +114,10 @@ def test_interrupted_and_resumed_search_is_one_run_with_a_loadable_model_per_fro
         "front.html",
         "front.png",
         "explanation.html",
+        "trust.txt",
         "translations.png",
     }
+    assert Path(client.download_artifacts(run.info.run_id, "trust.txt")).read_text() == "Kendall's tau 0.74"
     assert run.info.artifact_uri.startswith((tmp_path / "mlruns").as_uri())
     table = pq.read_table(client.download_artifacts(run.info.run_id, "front.parquet", str(tmp_path)))
     assert table["candidate_id"].to_pylist() == ["c0", "c1"]

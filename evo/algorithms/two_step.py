@@ -59,8 +59,8 @@ class TwoStep:
     `neighbours`. These are told to `inner` like its own.
 
     With `rungs` (steps between lower and upper, cheapest first) the promoted begin at the first of them, and only the share
-    `keep` goes on from each to the next. Those left behind count as measured by their last rung, and are not promoted again. With
-    `continue_rungs` who goes on does so from the weights that it was tuned to at the rung below, instead of beginning anew.
+    `keep` goes on from each to the next. Those left behind count as measured by their last rung, and are not promoted again.
+    With `continue_rungs` who goes on does so from the weights that it was tuned to at the rung below: tuning adds up.
     """
 
     problem: Problem
@@ -79,7 +79,7 @@ class TwoStep:
     cheap_rounds: int = 1
     rungs: Sequence[str] = ()
     keep: float = 0.5
-    continue_rungs: bool = False
+    continue_rungs: bool = True
 
     def __post_init__(self) -> None:
         check_sizes(promote=self.promote, first=self.first, cheap_rounds=self.cheap_rounds, memory=self.memory)

@@ -42,6 +42,7 @@ from search_spaces.sparsity import pattern_of
 
 CELLS = "cells"  # in place of a model where cells are searched
 GIVEN = "given"  # the factory of a model or data set that was handed over in Python
+GOES_ON = ("chained", "continue_rungs")  # parameters of algorithms by which candidates go on from tuned weights
 CANDIDATE_ID = re.compile(r"\w+-\w+")
 RANK_RULE = re.compile(r"vbmf|energy:(0?\.\d*[1-9]\d*|1(\.0*)?)")
 LOWEST_BITS = {"weight_bits": 1, "activation_bits": 2}
@@ -216,6 +217,11 @@ def _check_supernet(config: Config, made: Any) -> None:
             f"an algorithm that trains shared weights must not be wrapped, but got {inner.name} inside {config.algorithm.name}; "
             "make it the algorithm"
         )
+    for name in GOES_ON:
+        if config.algorithm.params.get(name):
+            raise ValueError(
+                f"networks of shared weights begin with these, but got algorithm.params.{name}=true; set it to false"
+            )
     if config.execution.asynchronous:
         raise ValueError("shared weights need generations, but got execution.asynchronous=true; set it to false")
     kind = "elastic" if config.cells is not None else config.supernet.kind

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ from evaluators.supernets.cell_evaluator import MEASURES as CELL_MEASURES
 from evaluators.supernets.sorting import refused_groups
 from evo.algorithm import AnyAlgorithm
 from evo.candidates import STEP1, STEP2, Scorer, rung_steps
-from evo.config.checks import algorithm_class, check
+from evo.config.checks import GOES_ON, algorithm_class, check
 from evo.config.objectives import problem_of
 from evo.config.schema import AlgorithmConfig, Config
 from evo.config.space_file import SPACE_FILE, space_to_json
@@ -80,10 +81,12 @@ def check_names(config: Config) -> None:
 
 
 def climbing(config: Config) -> AlgorithmConfig:
-    """The section algorithm, which also knows the rungs of the ladder."""
-    section = config.algorithm
-    rungs = rung_steps(len(config.evaluation.rungs))
-    return section.model_copy(update={"params": {**section.params, "rungs": rungs}}) if rungs else section
+    """The section algorithm, which also knows the rungs of the ladder, and that shared weights have no predecessors."""
+    section, rungs = config.algorithm, rung_steps(len(config.evaluation.rungs))
+    params: dict[str, Any] = {"rungs": rungs} if rungs else {}
+    if config.supernet is not None:
+        params |= dict.fromkeys(set(GOES_ON) & set(inspect.signature(algorithm_class(section)).parameters), False)
+    return section.model_copy(update={"params": {**section.params, **params}})
 
 
 def build_algorithm(
