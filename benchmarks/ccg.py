@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -33,10 +33,15 @@ from evo.studies.translation import TranslationStudy, build_translation
 from evo.studies.translation_limits import limits_of_parts
 from search_spaces.genes import MaskGene
 from search_spaces.genome import Genome
+from search_spaces.plan import CompressionPlan
 
 CONFIGS = {"digits": "configs/ccg_digits.yaml", "maps": "configs/ccg_maps.yaml"}
 SEEDS = {"digits": (0, 1, 2), "maps": (0,)}
-COEVOLVED, INDEPENDENT, UNIFORM, L1 = "coevolved", "independent", "uniform", "l1"
+COEVOLVED, INDEPENDENT, ORIGINAL = "coevolved", "independent", "original"
+# Channels chosen without a search: alone, as published, and with layers that make up for lost channels, as in the search.
+UNIFORM, L1, MADE_UP = "uniform", "l1", "_compensated"
+CHOSEN = (UNIFORM, L1, UNIFORM + MADE_UP, L1 + MADE_UP)
+PASSES = ((ORIGINAL, COEVOLVED, *CHOSEN), (INDEPENDENT,))  # the ablation, a search more for every seed, comes last
 COMPARED = ("test_ssim", "test_l1", "test_discriminator_distance", "test_cycle_l1")
 PATTERNS = {direction: f"*:{direction}.*" for direction in DIRECTIONS}
 
@@ -56,37 +61,48 @@ class Bench:
         run = self.work / name
         params = {**self.config.algorithm.params, "independent": name == INDEPENDENT}
         algorithm = self.config.algorithm.model_copy(update={"params": params})
-        config = self.config.model_copy(update={"algorithm": algorithm, "name": f"ccg-{name}"})
+        final = self.config.evaluation.final.model_copy(update={"picks": []})  # chosen and tuned here
+        evaluation = self.config.evaluation.model_copy(update={"final": final})
+        changes = {"algorithm": algorithm, "evaluation": evaluation, "name": f"ccg-{name}"}
+        config = self.config.model_copy(update=changes)
         return api.resume(run, config=config) if api.is_run(str(run)) else api.run_config(config, str(run))
 
-    def finished(self, study: TranslationStudy, name: str, genome: Genome) -> dict[str, float]:
-        """Measures after fine-tuning, kept in a file; the seed of the tuning is the same for every network."""
+    def measured(self, name: str) -> dict[str, float]:
+        """Test measures of one network after fine-tuning, kept in a file; every network is tuned by the same seed."""
         file = self.work / f"{name}.json"
         if not file.is_file():
-            seed = derived_seed(self.config.seed, "fine-tuning")
-            measures = study.evaluator.evaluate(study.space.decode(genome), FINAL, seed)
-            before = study.evaluator.evaluate(study.space.decode(genome), STEP2, seed)
-            found = {**measures, **{f"before_{k}": before[k] for k in ("discriminator_distance", "cycle_l1")}}
+            study = self.study()
+            original = name == ORIGINAL
+            found = study.evaluator.baseline(FINAL) if original else self._tuned(study, plan_of(self, study, name))
             file.write_text(json.dumps(found, indent=1))
         measured: dict[str, float] = json.loads(file.read_text())
         return measured
 
+    def _tuned(self, study: TranslationStudy, plan: CompressionPlan) -> dict[str, float]:
+        seed = derived_seed(self.config.seed, "fine-tuning")
+        before = study.evaluator.evaluate(plan, STEP2, seed)
+        untuned = {f"before_{name}": before[name] for name in ("discriminator_distance", "cycle_l1")}
+        return {**study.evaluator.evaluate(plan, FINAL, seed), **untuned}
 
-def measured(bench: Bench) -> dict[str, dict[str, float]]:
-    """Test measures of the four networks and of the original."""
-    together, apart = bench.searched(COEVOLVED), bench.searched(INDEPENDENT)
-    study = bench.study()
-    genomes = {
-        COEVOLVED: best_pair(together),
-        INDEPENDENT: best_halves(apart),
-        UNIFORM: scaled(study, lambda _, units: list(range(units))),
-        L1: scaled(study, lambda gene, units: by_norm(study, gene)),
-    }
-    found = {name: bench.finished(study, name, genome) for name, genome in genomes.items()}
-    file = bench.work / "original.json"
-    if not file.is_file():
-        file.write_text(json.dumps(study.evaluator.baseline(FINAL), indent=1))
-    return {**found, "original": json.loads(file.read_text())}
+
+def plan_of(bench: Bench, study: TranslationStudy, name: str) -> CompressionPlan:
+    plan = study.space.decode(genome_of(bench, study, name))
+    return plain(plan) if name in (UNIFORM, L1) else plan
+
+
+def plain(plan: CompressionPlan) -> CompressionPlan:
+    """The same channels, without layers that make up for the others."""
+    return replace(plan, masks=tuple(replace(mask, compensate=False) for mask in plan.masks))
+
+
+def genome_of(bench: Bench, study: TranslationStudy, name: str) -> Genome:
+    if name == COEVOLVED:
+        return best_pair(bench.searched(name))
+    if name == INDEPENDENT:
+        return best_halves(bench.searched(name))
+    if name.startswith(L1):
+        return scaled(study, lambda gene, _: by_norm(study, gene))
+    return scaled(study, lambda _, units: range(units))
 
 
 def loss(evaluation: Evaluation, result: Result, direction: str = "") -> float:
@@ -165,19 +181,20 @@ def figures_of(found: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]
     """Means over seeds, and differences of the co-evolved pair from the others with their deviations over seeds: SSIM more is
     better, all else less."""
     figures: dict[str, float] = {}
-    for name in (COEVOLVED, INDEPENDENT, UNIFORM, L1, "original"):
+    names = [name for names in PASSES for name in names if all(name in one for one in found)]
+    for name in names:
         for measure in (*COMPARED, "params", "macs"):
             figures[f"{name}_{measure}"] = mean(one[name][measure] for one in found)
-    for name in (INDEPENDENT, UNIFORM, L1):
+    for name in (name for name in names if name not in (COEVOLVED, ORIGINAL)):
         for measure in COMPARED:
             short = measure.removeprefix("test_")
             differences = [one[COEVOLVED][measure] - one[name][measure] for one in found]
             figures[f"{short}_minus_{name}"] = mean(differences)
             if len(differences) > 1:
                 figures[f"{short}_minus_{name}_sd"] = stdev(differences)
-    for name in (COEVOLVED, INDEPENDENT, UNIFORM, L1):
+    for name in (name for name in names if name != ORIGINAL):
         for measure in ("params", "macs"):
-            figures[f"{name}_{measure}_share"] = mean(one[name][measure] / one["original"][measure] for one in found)
+            figures[f"{name}_{measure}_share"] = mean(one[name][measure] / one[ORIGINAL][measure] for one in found)
     return figures
 
 
@@ -190,20 +207,28 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     given = parser.parse_args()
     seeds = given.seeds or SEEDS[given.task]
-    found = []
-    for seed in seeds:
-        work = given.work / f"{given.task}-{seed}"
-        changes = [*given.changes, f"seed={seed}", f"gan.baseline={work / 'baseline'}"]
-        changes += [f"data.kwargs.root={given.data}"] if given.data else []
-        found.append(measured(Bench(load(CONFIGS[given.task], changes), work)))
-        print(json.dumps(figures_of(found), indent=1), flush=True)
+    found: dict[int, dict[str, dict[str, float]]] = {seed: {} for seed in seeds}
+    for names in PASSES:
+        for seed in seeds:
+            work = given.work / f"{given.task}-{seed}"
+            changes = [*given.changes, f"seed={seed}", f"gan.baseline={work / 'baseline'}"]
+            changes += [f"data.kwargs.root={given.data}"] if given.data else []
+            bench = Bench(load(CONFIGS[given.task], changes), work)
+            found[seed] |= {name: bench.measured(name) for name in names}
+            known = [one for one in found.values() if one]
+            print(json.dumps(figures_of(known), indent=1), flush=True)
+            written = keep(given.task, {seed: one for seed, one in found.items() if one}, given.changes)
+    print(written)
+
+
+def keep(task: str, found: Mapping[int, dict[str, dict[str, float]]], changes: Sequence[str]) -> Path:
+    """Write what was measured so far beside what is known of the other task."""
     file = RESULTS / "ccg.json"
     known: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    tasks = {**known.get("tasks", {}), given.task: {"seeds": list(seeds), "each": found}}
-    figures = {
-        f"{task}_{name}": value for task, one in tasks.items() for name, value in figures_of(one["each"]).items()
-    }
-    print(write("ccg", figures, seeds, {"tasks": tasks, "set": given.changes}))
+    one = {"seeds": list(found), "set": list(changes), "each": list(found.values())}
+    tasks = {**known.get("tasks", {}), task: one}
+    figures = {f"{name}_{key}": value for name, t in tasks.items() for key, value in figures_of(t["each"]).items()}
+    return write("ccg", figures, list(found), {"tasks": tasks})
 
 
 if __name__ == "__main__":

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_ccg_search import settings, study_of
 
-from benchmarks.ccg import by_norm, figures_of, scaled
+from benchmarks.ccg import PATTERNS, best_halves, by_norm, figures_of, plain, scaled
 from evaluators.count import parameters
 from evaluators.gan.networks import DIRECTIONS
 from evaluators.layers import weight_of
-from evo.candidates import STEP2
+from evo.algorithms.parts import parts_of
+from evo.candidates import STEP2, Candidate, Evaluation, Status
 from evo.config.schema import validate
 from search_spaces.genes import MaskGene
+from search_spaces.plan import CompressionPlan, Mask
 
 MEASURES = ("test_ssim", "test_l1", "test_discriminator_distance", "test_cycle_l1", "params", "macs")
 
@@ -54,3 +57,29 @@ def test_differences_are_means_over_seeds() -> None:
     assert figures["ssim_minus_l1"] == pytest.approx(0.15)
     assert figures["ssim_minus_l1_sd"] == pytest.approx(0.1 / 2**0.5)
     assert figures["coevolved_params_share"] == 1.0
+
+
+def test_the_independent_pair_joins_the_generators_of_least_loss_within_their_own_limits(tmp_path: Path) -> None:
+    values = settings(tmp_path)
+    values["constraints"] = [{"measure": f"params_{direction}", "upper": "0.5x"} for direction in DIRECTIONS]
+    study = study_of(validate(values))
+    parts = {part.name: part for part in parts_of(study.space, PATTERNS)}
+    rng, whole, evaluations = np.random.default_rng(0), study.space.anchors()[0], []
+    genomes = {}
+    for role in DIRECTIONS:
+        limit = 0.5 * study.baseline[f"params_{role}"]
+        for name, distance, params in (("worse", 0.3, limit), ("best", 0.2, limit), ("too large", 0.1, limit + 1)):
+            own = parts[role].of(study.space.sample(rng))
+            genomes[role, name] = parts[role].joined(own, whole)
+            measures = {f"discriminator_distance_{role}": distance, f"cycle_l2_{role}": 0.5, f"params_{role}": params}
+            candidate = Candidate(f"{role} {name}", 0, genomes[role, name], STEP2, (), role)
+            evaluations.append(Evaluation(candidate, Status.COMPLETED, measures))
+    result = SimpleNamespace(problem=study.problem, evaluations=evaluations, config=study.config)
+    joined = best_halves(result)  # type: ignore[arg-type]
+    for role in DIRECTIONS:
+        assert parts[role].of(joined) == parts[role].of(genomes[role, "best"])
+
+
+def test_channels_of_the_published_ways_are_cut_without_making_up() -> None:
+    plan = CompressionPlan(masks=(Mask("a_to_b.stem.1", (0, 2), compensate=True),))
+    assert plain(plan) == CompressionPlan(masks=(Mask("a_to_b.stem.1", (0, 2)),))

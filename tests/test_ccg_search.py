@@ -209,3 +209,22 @@ def test_a_wrapper_with_a_cheap_step_and_other_data_are_refused(tmp_path: Path) 
         ValueError, match=r"must be evaluators\.gan\.data\.UnpairedImages, but got ImageData from 'digits'"
     ):
         study_of(validate(settings(tmp_path, data={"factory": "digits", "validation": 8})))
+
+
+def test_a_fine_tune_stopped_in_the_middle_goes_on_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluators.gan.evaluator.SAVE_EVERY_S", 0.0)
+    study = study_of(validate(settings(tmp_path, evaluation={"final": {"tune": {"epochs": 3.0}}})))
+    plan = study.space.decode(study.space.sample(np.random.default_rng(2)))
+    steps: list[float] = []
+
+    def stopping(share: float) -> None:
+        steps.append(share)
+        if len(steps) == 15:  # of 24, kept every ten
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(study.evaluator, artifacts=tmp_path, progress=stopping).evaluate(plan, FINAL, 4)
+    (unfinished,) = tmp_path.glob("*-training.safetensors")
+    resumed = replace(study.evaluator, artifacts=tmp_path, progress=steps.append)
+    assert resumed.evaluate(plan, FINAL, 4) == study.evaluator.evaluate(plan, FINAL, 4)
+    assert len(steps) == 15 + 14 and not unfinished.exists()

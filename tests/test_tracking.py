@@ -17,7 +17,7 @@ import torch
 from mlflow import MlflowClient
 
 from evo.front import FrontPoint, plan_summary
-from evo.tracking.tracker import MlflowTracker
+from evo.tracking.tracker import PICTURE, MlflowTracker
 from evo.views.progress import Progress, SearchInfo
 from search_spaces.plan import Bits, CompressionPlan, Width
 
@@ -161,11 +161,19 @@ def test_a_longer_search_replaces_the_members_that_left_the_front(uri: str) -> N
     assert set(models(MlflowClient(uri), tracker.run_id)) == {"c1", "c2"}
 
 
-def test_picks_get_the_measures_of_the_last_step(uri: str, caplog: pytest.LogCaptureFixture) -> None:
-    tracker = MlflowTracker(uri)
+def test_picks_get_the_measures_of_the_last_step(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tuned: list[str] = []
+
+    def draw(file: Path) -> None:
+        file.write_text(",".join(tuned))
+
+    tracker = MlflowTracker(uri, draw=draw)
     tracker.on_start(info())
     tracker.on_end(progress(1, (point(0), point(1))), "finished")
+    tuned.append("c1")
     tracker.on_finals({"c1": {"test_top1_error": 0.25, "epochs": 5.0}, "c9": {"test_top1_error": 0.5}})
+    picture = Path(MlflowClient(uri).download_artifacts(tracker.run_id, PICTURE, str(tmp_path))).read_text()
+    assert picture == "c1", "drawn again, with what was tuned"
     found = {name: run.data.metrics for name, run in children(MlflowClient(uri), tracker.run_id).items()}
     assert found["c1"]["final.test_top1_error"] == 0.25 and found["c1"]["final.epochs"] == 5.0
     assert not any(name.startswith("final.") for name in found["c0"])

@@ -45,6 +45,28 @@ def load_baseline(folder: Path, pair: nn.Module, judges: nn.Module) -> None:
     load_weights(judges, str(folder / DISCRIMINATORS_FILE), "gan.baseline")
 
 
+def resume(training: Training, unfinished: Path, facts: str) -> None:
+    """Go on from the file if there is one; ValueError where another training wrote it."""
+    if unfinished.is_file():
+        training.load(unfinished, facts)
+
+
+def run_kept(
+    training: Training,
+    unfinished: Path,
+    facts: str,
+    save_every: float,
+    progress: Callable[[float], None] | None = None,
+) -> None:
+    """Train to the end, kept in the file every so many seconds, which the caller removes once the result is kept."""
+    saved = time.monotonic()
+    while training.done < training.steps:
+        training.run(min(training.steps, training.done + AT_ONCE), progress)
+        if time.monotonic() - saved >= save_every:
+            training.save(unfinished, facts)
+            saved = time.monotonic()
+
+
 def train_baseline(
     folder: Path,
     pair: GeneratorPair,
@@ -64,15 +86,9 @@ def train_baseline(
     images = [len(splits.a.train), len(splits.b.train)]
     trained = {**asdict(recipe), "steps": steps, "seed": seed, "parameters": sizes, "images": images}
     facts = json.dumps(trained, sort_keys=True)
-    if (folder / UNFINISHED).is_file():
-        training.load(folder / UNFINISHED, facts)
+    resume(training, folder / UNFINISHED, facts)
     note(f"training the generators from step {training.done} to {steps} ({epochs:g} epochs) into {folder}")
-    saved = time.monotonic()
-    while training.done < steps:
-        training.run(min(steps, training.done + AT_ONCE))
-        if time.monotonic() - saved >= save_every:
-            training.save(folder / UNFINISHED, facts)
-            saved = time.monotonic()
+    run_kept(training, folder / UNFINISHED, facts, save_every)
     save_tensors(folder / DISCRIMINATORS_FILE, judges.state_dict())
     save_tensors(folder / GENERATORS_FILE, pair.state_dict())  # last: it says that the training is finished
     (folder / UNFINISHED).unlink(missing_ok=True)

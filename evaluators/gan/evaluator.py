@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from evaluators.artifacts import load_tuned, save_tuned, tuned_name
 from evaluators.channels import Trace
 from evaluators.compose import compose, data_aware_layers, recalibrate
 from evaluators.compression import StepOptions
+from evaluators.gan.baseline import SAVE_EVERY_S, UNFINISHED, resume, run_kept
 from evaluators.gan.data import UnpairedSplits
 from evaluators.gan.fid import frechet_distance
 from evaluators.gan.fitness import Weights, fitness_measures
@@ -130,11 +132,14 @@ class TranslationEvaluator:
         batches = self.splits.calibration_batches(options.recalibration, CALIBRATION_BATCH, self.device)
         recalibrate(module, batches, ranges=True)  # which reads them only where something is to be calibrated
         if options.tune.epochs > 0:
-            self._tune(module, options.tune.epochs, seed)
-        module.eval()
-        if options.save and self.artifacts is not None and options.tune.epochs > 0:
-            save_tuned(self.artifacts, name, module)
-        return module
+            keep = self.artifacts if options.save else None
+            unfinished = None if keep is None else keep / f"{name.removesuffix('.safetensors')}-{UNFINISHED}"
+            self._tune(module, options.tune.epochs, seed, unfinished)
+            if keep is not None:
+                save_tuned(keep, name, module)
+            if unfinished is not None:
+                unfinished.unlink(missing_ok=True)
+        return module.eval()
 
     def _moments(self, plan: CompressionPlan) -> Mapping[str, InputMoments]:
         """Those of the uncompressed pair on real images; collected when a plan first needs them, the same whichever that is."""
@@ -144,10 +149,17 @@ class TranslationEvaluator:
             self._known.update(collect_moments(self.teacher, missing, batches))
         return self._known
 
-    def _tune(self, module: nn.Module, epochs: float, seed: int) -> None:
+    def _tune(self, module: nn.Module, epochs: float, seed: int, unfinished: Path | None) -> None:
+        """Train the pair with copies of the discriminators; with a file, from where a training that was stopped had come to."""
         steps = max(1, round(epochs * self.splits.steps_per_epoch(self.recipe.batch)))
         judges = copy.deepcopy(self.judges).requires_grad_(True)
-        Training(module, judges, self.splits, self.recipe, steps, seed, self.device).run(steps, self.progress)
+        training = Training(module, judges, self.splits, self.recipe, steps, seed, self.device)
+        if unfinished is None:
+            training.run(steps, self.progress)
+            return
+        facts = json.dumps({**asdict(self.recipe), "steps": steps, "file": unfinished.name}, sort_keys=True)
+        resume(training, unfinished, facts)
+        run_kept(training, unfinished, facts, SAVE_EVERY_S, self.progress)
 
     def _costs(self, plan: CompressionPlan) -> dict[str, float]:
         network = self.trace.network

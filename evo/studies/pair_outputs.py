@@ -79,8 +79,9 @@ def _columns(study: TranslationStudy, result: Result, direction: str) -> Columns
     full = result.baseline[f"params_{direction}"]
     points = list(spread(result.front, SHEET_POINTS))
     points += [p for p in result.front if p.candidate_id in result.finals and p not in points]
+    kept = study.evaluator.artifacts is not None  # without a folder of tuned networks they would be tuned anew
     for point in sorted(points, key=lambda p: -p.measures[f"params_{direction}"]):
-        step = FINAL if point.candidate_id in result.finals else STEP2
+        step = FINAL if kept and point.candidate_id in result.finals else STEP2
         seed = evaluation_seed(result.config.seed, genome_of(result, point, study.space), step)
         module = bake(study.evaluator.realise(point.plan, step, seed))
         share = point.measures[f"params_{direction}"] / full

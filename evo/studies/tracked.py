@@ -44,6 +44,6 @@ def tracker_of(run: RunDirectory, subject: AnySubject, note: Callable[[str], Non
         run_id=tracked_run(run),
         load_model=model_of,
         texts=texts,
-        draw=None if sheet is None else lambda file: sheet(finished(), file),
+        draw=None if sheet is None else lambda file: sheet(load(run.uri), file),
         note=note,
     )

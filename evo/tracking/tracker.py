@@ -127,6 +127,8 @@ class MlflowTracker:
         """After `on_end`: what the last step measured of the picks, by candidate."""
         for candidate_id, measures in finals.items():
             self._background.submit(partial(self._write_final, candidate_id, measures))
+        if finals:
+            self._background.submit(self._write_picture)  # again, with what was tuned
         self._background.wait(self._end_patience)
 
     def _warn(self, reason: str) -> None:
