@@ -24,6 +24,8 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 STORAGE = "~/evo-runs"
 REACH_TIMEOUT_S = 10.0
 POLL_S = 1.0
+AGENT_PATIENCE_S = 120.0
+NO_AGENT = "No available agent"  # of a head that was only just started
 FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
 Say = Callable[[str], None]
 
@@ -42,6 +44,19 @@ class Job:
     @property
     def finished(self) -> bool:
         return self.state in FINISHED
+
+
+def _patiently(submit: Callable[[], Any]) -> None:
+    """Submit as soon as the cluster can take a job."""
+    until = time.monotonic() + AGENT_PATIENCE_S
+    while True:
+        try:
+            submit()
+            return
+        except RuntimeError as error:
+            if NO_AGENT not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(POLL_S)
 
 
 def check_run_id(run_id: str) -> None:
@@ -76,13 +91,14 @@ class JobServer:
         command = f"python -m evo.cli search {CONFIG_FILE} --run-dir {shlex.quote(run_dir)} --or-resume --address auto"
         with tempfile.TemporaryDirectory() as folder:
             pack(config, Path(folder))
+            job = {
+                "entrypoint": command,
+                "submission_id": job_id,
+                "runtime_env": {"working_dir": folder},
+                "metadata": {"evo_run_dir": run_dir, "evo_config": config.to_yaml()},
+            }
             with self._told():
-                self._client.submit_job(
-                    entrypoint=command,
-                    submission_id=job_id,
-                    runtime_env={"working_dir": folder},
-                    metadata={"evo_run_dir": run_dir, "evo_config": config.to_yaml()},
-                )
+                _patiently(lambda: self._client.submit_job(**job))
         return self.job(run_id)
 
     def resume(self, run_id: str, overrides: Sequence[str], say: Say) -> Job:
