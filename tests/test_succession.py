@@ -116,6 +116,18 @@ def test_a_kept_network_is_loaded_without_a_look_at_its_predecessors(
     assert evaluator(tmp_path, steps=steps).after(lineage(FIRST)).evaluate(SECOND, STEP2, 1) == found
 
 
+def test_where_no_folder_keeps_weights_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a run directory in an object store: a chain of three costs three tunes and not six."""
+    tuned: list[int] = []
+    monkeypatch.setattr(compression, "tune", lambda *_: tuned.append(1))
+    one = evaluator(steps={STEP2: replace(STEPS[STEP2], save=True)})
+    chain = lineage(FIRST, SECOND)
+    found = [one.after(chain[:n]).evaluate(plan, STEP2, 1) for n, plan in enumerate((FIRST, SECOND, THIRD))]
+    assert len(tuned) == 3
+    fresh = replace(one, _newest={}).after(chain)
+    assert fresh.evaluate(THIRD, STEP2, 1) == found[2] and len(tuned) == 6
+
+
 def done(name: str, predecessor: str = "", genome: tuple[int, ...] = (1, 1, 1, 1, 1, 1)) -> Evaluation:
     return Evaluation(Candidate(name, 0, genome, STEP2, predecessor=predecessor), Status.COMPLETED, {"error": 0.5})
 
