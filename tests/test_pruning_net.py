@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from analytic import SPACE, Grid, cost, measure, run
 from nets import Known, named
 from small_run import settings
+from test_cars import StopHere, rows, stop_after, stop_in_step
 
 from evaluators.compose import compose, recalibrate
 from evaluators.count import parameters
@@ -26,6 +27,7 @@ from evo.algorithms.metapruning import MetaPruning
 from evo.candidates import Batch, Evaluation, Status
 from evo.config.schema import Config, validate
 from evo.problem import Constraint, Objective, Problem
+from evo.result import Result
 from search_spaces.costs import costs
 from search_spaces.genome import Genome
 from search_spaces.options import SpaceOptions, build_space
@@ -242,8 +244,13 @@ def config(**changes: Any) -> Config:
     return validate({**values, **changes})
 
 
-def test_no_candidate_above_the_limit_is_measured_and_picks_begin_anew(tmp_path: Path) -> None:
-    found = api.run_config(config(), str(tmp_path / "run"))
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return api.run_config(config(), str(tmp_path_factory.mktemp("whole") / "run"))
+
+
+def test_no_candidate_above_the_limit_is_measured_and_picks_begin_anew(uninterrupted: Result) -> None:
+    found = uninterrupted
     limit = 0.4 * found.baseline["macs"]
     macs = [e.measures["macs"] for e in found.evaluations if e.candidate.step == "step2"]
     assert len(macs) == 18 and max(macs) <= limit and {e.weights_version for e in found.evaluations} == {1}
@@ -251,6 +258,17 @@ def test_no_candidate_above_the_limit_is_measured_and_picks_begin_anew(tmp_path:
     inherited = found.evaluation(picked, "step2")
     assert final["macs"] <= limit and "test_top1_error" in final
     assert inherited is not None and final["cross_entropy"] != inherited.measures["cross_entropy"]
+
+
+@pytest.mark.parametrize("stop", [lambda patch: stop_in_step(patch, 2), lambda patch: stop_after(patch, 8)])
+def test_a_search_that_was_stopped_ends_as_the_uninterrupted_one(
+    stop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Result
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(StopHere):
+        stop(patch)
+        api.run_config(config(), str(tmp_path / "cut"))
+    again = api.resume(tmp_path / "cut")
+    assert rows(again.evaluations) == rows(uninterrupted.evaluations) and again.finals == uninterrupted.finals
 
 
 def test_what_cannot_be_generated_or_begun_anew_is_refused() -> None:

@@ -21,7 +21,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(c_out)
         self.stride = stride
-        self.pad = (c_out - c_in) // 2
+        self.missing = c_out - c_in
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
@@ -29,27 +29,29 @@ class BasicBlock(nn.Module):
         return F.relu(y + self.shortcut(x))
 
     def shortcut(self, x: Tensor) -> Tensor:
-        if self.stride == 1 and self.pad == 0:
+        if self.stride == 1 and self.missing == 0:
             return x
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        before = self.missing // 2
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.missing - before))
 
 
 class CifarResNet(nn.Module):
-    """Input (N, 3, 32, 32) normalised images, output (N, classes) logits."""
+    """Input (N, 3, 32, 32) normalised images, output (N, classes) logits. width multiplies all channels."""
 
-    def __init__(self, depth: int, classes: int = 10) -> None:
+    def __init__(self, depth: int, classes: int = 10, width: float = 1.0) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(
                 f"the depth of a CIFAR ResNet must be 6 n + 2, but got depth={depth}; use 8, 20, 32, 44 or 56"
             )
         blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        self.layer1 = _stage(WIDTHS[0], WIDTHS[0], blocks, 1)
-        self.layer2 = _stage(WIDTHS[0], WIDTHS[1], blocks, 2)
-        self.layer3 = _stage(WIDTHS[1], WIDTHS[2], blocks, 2)
-        self.linear = nn.Linear(WIDTHS[2], classes)
+        first, second, third = (max(1, round(width * channels)) for channels in WIDTHS)
+        self.conv1 = nn.Conv2d(3, first, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = _stage(first, first, blocks, 1)
+        self.layer2 = _stage(first, second, blocks, 2)
+        self.layer3 = _stage(second, third, blocks, 2)
+        self.linear = nn.Linear(third, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
