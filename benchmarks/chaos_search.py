@@ -22,11 +22,12 @@ from pathlib import Path
 from benchmarks.noop import CodeSpace, measures, problem
 from cluster.ray_backend import RayBackend
 from evo.algorithms.nsga import NSGA2
-from evo.candidates import Backend, Evaluation, Outcome, Request, Status
+from evo.candidates import Backend, Outcome, Request, Status
 from evo.loop.budget import Budget
 from evo.loop.generations import run_search
 from evo.loop.keeping import KeepTracking, tracked_run
 from evo.loop.observers import SearchObserver
+from evo.storage.columns import Archive
 from evo.storage.folder import Folder
 from evo.storage.lease import Lease
 from evo.storage.manifest import RunInfo
@@ -111,7 +112,7 @@ def opened(uri: str, lease: Lease) -> RunDirectory:
     return RunDirectory.create(uri, "chaos: true\n", RunInfo(SPACE.digest, ("min first",), 7), lease.require)
 
 
-def search(uri: str, backend: Backend, seed: int, mlflow: str = "") -> tuple[Evaluation, ...]:
+def search(uri: str, backend: Backend, seed: int, mlflow: str = "") -> Archive:
     with Lease(Folder.at(uri), uri) as lease:
         run = opened(uri, lease)
         algorithm = NSGA2(PROBLEM, population=POPULATION)

@@ -28,9 +28,13 @@ class Agreement(NamedTuple):
 
 def feasible(problem: Problem, evaluations: Iterable[Evaluation], step: str) -> tuple[Evaluation, ...]:
     """Completed evaluations of a step that meet every constraint and carry every objective, ordered by key."""
+    return tuple(sorted(_feasible(problem, evaluations, step), key=lambda e: e.candidate.key))
+
+
+def _feasible(problem: Problem, evaluations: Iterable[Evaluation], step: str) -> list[Evaluation]:
     at_step = [e for e in evaluations if e.candidate.step == step and e.completed]
     good = (problem.excess(at_step) <= 0) & np.isfinite(problem.matrix(at_step)).all(axis=1)
-    return tuple(sorted((e for e, fine in zip(at_step, good, strict=True) if fine), key=lambda e: e.candidate.key))
+    return [e for e, fine in zip(at_step, good, strict=True) if fine]
 
 
 def objective_values(problem: Problem, evaluations: Sequence[Evaluation]) -> np.ndarray:
@@ -93,7 +97,7 @@ def best_under_budget(
     sign = next((o.sign for o in problem.objectives if o.measure == measure), 1.0)
     values = [
         sign * e.measures[measure]
-        for e in feasible(problem, evaluations, step)
+        for e in _feasible(problem, evaluations, step)
         if measure in e.measures and all(e.measures.get(name, np.inf) <= upper for name, upper in budgets)
     ]
     return sign * min(values) if values else None

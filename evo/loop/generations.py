@@ -67,7 +67,7 @@ def run_search(
         spent = spent.plus(part)
     for evaluation in legal(problem.space, run.journal(manifest)):
         memory.add(evaluation)
-    # A row is a dozen objects without cycles, kept to the end: looking through them at Python's pace is a third of the work.
+    # A row is a dozen objects without cycles: looking through those of a round at Python's pace is a fifth of the work.
     collections = gc.get_threshold()
     gc.set_threshold(max(RARELY, collections[0]), *collections[1:])
     clock, audience, status = Clock(manifest.seconds), Audience(observers), "failed"
