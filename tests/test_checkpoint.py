@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,6 +168,21 @@ class Mixed:
 def test_a_field_that_cannot_be_stored_is_named(state: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         encode(state)
+
+
+def older(**columns: list[Any]) -> pa.Table:
+    """A stored Point with other fields."""
+    return pa.table(columns).replace_schema_metadata(encode(Point(1.0)).schema.metadata)
+
+
+@pytest.mark.parametrize(
+    "table", [older(x=[1.0]), older(x=[[1.0, 2.0]], label=["a"]), older(x=["high"], label=["a"]), older(y=[1.0])]
+)
+def test_a_state_with_other_fields_is_refused_in_a_sentence(table: pa.Table) -> None:
+    with pytest.raises(
+        ValueError, match=r"must have the fields of this version's .*Point, but got .*; go on with the version"
+    ):
+        decode(Point, table)
 
 
 def test_the_state_of_another_algorithm_is_refused() -> None:

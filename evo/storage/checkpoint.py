@@ -48,7 +48,15 @@ def decode(state_type: type[T], table: pa.Table, like: T | None = None) -> T:
             "resume with the algorithm that the run was started with"
         )
     packed = table[_WHOLE].combine_chunks() if table.column_names == [_WHOLE] else _one(table.to_struct_array())
-    return cast(T, _unpack(state_type, packed, like)[0])
+    try:
+        state = _unpack(state_type, packed, like)[0]
+        encode(state)  # refuses values that its fields do not have
+        return cast(T, state)
+    except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
+        raise ValueError(
+            f"the stored state must have the fields of this version's {stored}, but got {type(error).__name__}: {error}; "
+            "go on with the version that the run was started with, or start a new one"
+        ) from error
 
 
 def _one(array: Any) -> pa.Array:
