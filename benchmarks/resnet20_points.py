@@ -3,9 +3,10 @@
     python -m benchmarks.resnet20_points --weights cifar10_resnet20.safetensors --data DIR --epochs 40 [--run-dir DIR]
 
 At every limit the `--nominees` best networks of the search are tuned for `--trial-epochs`; the one with the lowest error on
-search-validation images is tuned for `--epochs`, and its last epoch measured on the test split. With a finished run directory no
-search is made, and what `--work` holds is not tuned again: `--limits 0.15` finishes one point alone, in a process of its own, and
-a last call without it collects all of them. Other networks: `--name resnet56_points --set model.factory=resnet56 --limits 0.47`.
+search-validation images is tuned for `--epochs` (one number, or one per limit), its last epoch measured on the test split. With a
+finished run directory no search is made, and what `--work` holds is not tuned again: `--limits 0.15` finishes one point alone,
+in a process of its own, and a last call without it collects all of them. Other networks: `--name resnet56_points
+--set model.factory=resnet56 --limits 0.47`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,7 @@ def main() -> None:
     parser.add_argument("--run-dir", default="runs/resnet20-points")
     parser.add_argument("--name", default=NAME, help="of the file of results")
     parser.add_argument("--work", default="runs/resnet20-points-tuned")
-    parser.add_argument("--epochs", type=float, default=40)
+    parser.add_argument("--epochs", type=float, nargs="+", default=[40], help="of all limits, or one for each")
     parser.add_argument("--trial-epochs", type=float, default=1)
     parser.add_argument("--nominees", type=int, default=3)
     parser.add_argument("--limits", type=float, nargs="+", default=LIMITS)
@@ -197,14 +198,15 @@ def main() -> None:
     parser.add_argument("--ways", type=int, default=Recipe.ways)
     parser.add_argument("--set", action="append", default=[], help="override the search's configuration")
     arguments = parser.parse_args()
-    recipe = Recipe(arguments.epochs, arguments.lr, arguments.lr_small, arguments.batch, ways=arguments.ways)
+    recipe = Recipe(0, arguments.lr, arguments.lr_small, arguments.batch, ways=arguments.ways)
     result = searched(Path(arguments.run_dir), arguments)
     study = build_study(result.config, Path(arguments.run_dir), Given())
     trial, kept = replace(recipe, epochs=arguments.trial_epochs), Kept(Path(arguments.work))
     require_nominees(result, study.trace.network, arguments.limits)
     rows = []
-    for limit in arguments.limits:
-        rows.append(point(study, result, limit, recipe, trial, arguments.nominees, kept))
+    for limit, epochs in zip(arguments.limits, per_limit(arguments.epochs, arguments.limits), strict=True):
+        full = replace(recipe, epochs=epochs)
+        rows.append(point(study, result, limit, full, trial, arguments.nominees, kept))
         print(json.dumps({name: rows[-1][name] for name in ("limit", "candidate_id", "test_top1", "macs", "epochs")}))
         more = {
             "points": rows,
@@ -212,6 +214,14 @@ def main() -> None:
             "macs_counter": "convolutions and linear layers",
         }
         print(record.write(arguments.name, figures(rows), [result.seed], more, NAME))
+
+
+def per_limit(epochs: Sequence[float], limits: Sequence[float]) -> Sequence[float]:
+    if len(epochs) not in (1, len(limits)):
+        raise ValueError(
+            f"--epochs must be one number or one for each of {len(limits)} limits, but got {len(epochs)}; name as many"
+        )
+    return epochs if len(epochs) == len(limits) else list(epochs) * len(limits)
 
 
 def searched(run: Path, arguments: argparse.Namespace) -> Result:
