@@ -239,7 +239,7 @@ def test_a_search_is_submitted_followed_stopped_and_goes_on(
     states = at("status").out
     assert "mine  STOPPED" in states and "mine.2  SUCCEEDED" in states and "mine.3  SUCCEEDED" in states
     done = load(str(run)).evaluations
-    assert done[: len(stopped)] == stopped and len(done) > len(stopped), "what was finished before is kept"
+    assert done[: len(stopped)] == tuple(stopped) and len(done) > len(stopped), "what was finished before is kept"
     assert evo(capsys, "verify", run).code == 0
     written = b"".join(p.read_bytes() for p in run.rglob("*") if p.is_file())
     said = "".join(at("logs").out + followed.out + followed.err).encode()
