@@ -21,6 +21,7 @@ from evo.loop.observers import Standing
 from evo.result import Result, load
 from evo.storage.run_directory import RunDirectory
 from evo.studies import tracked
+from evo.studies.of_classifier import Classifier
 from evo.views.summary import shown_front, trust
 
 REFERENCE = (100.0, 60.0)
@@ -118,7 +119,8 @@ def test_the_tracker_keeps_the_words_that_people_are_shown(small_search: Path, m
     run = RunDirectory.open(str(small_search))
     config = load(str(small_search)).config
     section = config.tracking.model_copy(update={"tracker": "mlflow"})
-    tracked.tracker_of(run, SimpleNamespace(config=config.model_copy(update={"tracking": section})), print)
+    study = SimpleNamespace(config=config.model_copy(update={"tracking": section}))
+    tracked.tracker_of(run, Classifier(study), print)
     told = given["texts"]()["trust.txt"]
     assert told == trust(load(str(small_search))) and told.startswith("Kendall's tau step 1 / step 2: ")
 
