@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from evaluators.compensation import compensated
 from evaluators.factorise import factorise
 from evaluators.layers import Example, Layer, as_arguments, layer_of, weight_of
 from evaluators.masks import compensated_mask, mask_of
-from evaluators.moments import InputMoments
+from evaluators.moments import InputMoments, collect_moments
 from evaluators.part_moments import part_moments
 from evaluators.quantise import activation_quantisers, quantise_chain, quantise_layer
 from evaluators.saliency import Ranking
@@ -109,6 +109,20 @@ def _compensate(
         cut.weight.copy_(corrected[rows][:, columns].view_as(cut.weight))
         if cut.bias is not None:
             cut.bias.add_(moments.bias_for(corrected - whole)[rows])
+
+
+def learn_moments(
+    known: dict[str, InputMoments],
+    model: nn.Module,
+    trace: Trace,
+    plan: CompressionPlan,
+    batches: Callable[[], Iterable[Example]],
+) -> dict[str, InputMoments]:
+    """Add to `known` the moments that a plan needs and that are missing: the same whichever plan needs them first."""
+    missing = [layer for layer in data_aware_layers(trace, plan) if layer not in known]
+    if missing:
+        known.update(collect_moments(model, missing, batches()))
+    return known
 
 
 def data_aware_layers(trace: Trace, plan: CompressionPlan) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 from evaluators import count
 from evaluators.artifacts import kept_state, save_tuned, tuned_name
 from evaluators.channels import Trace
-from evaluators.compose import compose, data_aware_layers, recalibrate
+from evaluators.compose import compose, learn_moments, recalibrate
 from evaluators.data import Images, Splits
 from evaluators.distillation import TeacherAnswers, matches
 from evaluators.fresh import reinitialise
 from evaluators.latency.probe import LatencyProbe
-from evaluators.moments import InputMoments, collect_moments
+from evaluators.moments import InputMoments
 from evaluators.quantise import bake
 from evaluators.recovery import Budget, classify, tune
 from evaluators.saliency import Ranking
@@ -198,11 +199,8 @@ class CompressionEvaluator:
 
     def _moments(self, plan: CompressionPlan) -> Mapping[str, InputMoments]:
         """Those of the uncompressed network; collected when a plan first needs them, and the same whichever plan that is."""
-        missing = [layer for layer in data_aware_layers(self.trace, plan) if layer not in self._known]
-        if missing:
-            batches = self.splits.calibration_batches(MOMENT_IMAGES, CALIBRATION_BATCH, self.device)
-            self._known.update(collect_moments(self.teacher, missing, batches))
-        return self._known
+        batches = partial(self.splits.calibration_batches, MOMENT_IMAGES, CALIBRATION_BATCH, self.device)
+        return learn_moments(self._known, self.teacher, self.trace, plan, batches)
 
     def validation(self, options: StepOptions) -> Images:
         return self.splits.validation.head(options.validation) if options.validation else self.splits.validation

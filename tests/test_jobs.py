@@ -20,6 +20,7 @@ import pytest
 import yaml
 from small_run import Answer, evo, settings, write_config
 
+from cluster import jobs
 from cluster.jobs import check_run_id, token_of
 from cluster.packing import own_modules, pack
 from cluster.ray_session import connect
@@ -244,3 +245,20 @@ def test_a_search_is_submitted_followed_stopped_and_goes_on(
     written = b"".join(p.read_bytes() for p in run.rglob("*") if p.is_file())
     said = "".join(at("logs").out + followed.out + followed.err).encode()
     assert TOKEN.encode() not in written + said
+
+
+def test_a_cluster_that_was_only_just_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([RuntimeError("No available agent to submit job"), None, RuntimeError("status code 500: other")])
+    monkeypatch.setattr(jobs, "POLL_S", 0.0)
+
+    def submit() -> None:
+        if (error := next(answers)) is not None:
+            raise error
+
+    jobs._patiently(submit)
+    with pytest.raises(RuntimeError, match="other"):
+        jobs._patiently(submit)
+    monkeypatch.setattr(jobs, "AGENT_PATIENCE_S", -1.0)
+    answers = iter([RuntimeError("No available agent to submit job"), None])
+    with pytest.raises(RuntimeError, match="No available agent"):
+        jobs._patiently(submit)

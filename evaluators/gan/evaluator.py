@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from evaluators import count
 from evaluators.artifacts import load_tuned, save_tuned, tuned_name
 from evaluators.channels import Trace
-from evaluators.compose import compose, data_aware_layers, recalibrate
+from evaluators.compose import compose, learn_moments, recalibrate
 from evaluators.compression import StepOptions
 from evaluators.gan.baseline import SAVE_EVERY_S, UNFINISHED, resume, run_kept
 from evaluators.gan.data import UnpairedSplits
@@ -23,7 +24,7 @@ from evaluators.gan.fitness import Weights, fitness_measures
 from evaluators.gan.metrics import l1, psnr, ssim, unit_range
 from evaluators.gan.networks import A_TO_B, B_TO_A, DIRECTIONS, Discriminators
 from evaluators.gan.training import Recipe, Training
-from evaluators.moments import InputMoments, collect_moments
+from evaluators.moments import InputMoments
 from evaluators.quantise import bake
 from evaluators.saliency import Ranking
 from search_spaces.costs import costs
@@ -143,11 +144,8 @@ class TranslationEvaluator:
 
     def _moments(self, plan: CompressionPlan) -> Mapping[str, InputMoments]:
         """Those of the uncompressed pair on real images; collected when a plan first needs them, the same whichever that is."""
-        missing = [layer for layer in data_aware_layers(self.trace, plan) if layer not in self._known]
-        if missing:
-            batches = self.splits.calibration_batches(MOMENT_IMAGES, CALIBRATION_BATCH, self.device)
-            self._known.update(collect_moments(self.teacher, missing, batches))
-        return self._known
+        batches = partial(self.splits.calibration_batches, MOMENT_IMAGES, CALIBRATION_BATCH, self.device)
+        return learn_moments(self._known, self.teacher, self.trace, plan, batches)
 
     def _tune(self, module: nn.Module, epochs: float, seed: int, unfinished: Path | None) -> None:
         """Train the pair with copies of the discriminators; with a file, from where a training that was stopped had come to."""

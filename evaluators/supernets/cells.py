@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from evaluators.supernets.cell_networks import CellNetwork, Macro, chosen, every_edge
 from evaluators.supernets.distilling import accumulate
-from evaluators.supernets.optimiser import ActiveSGD, Box, StepRule
+from evaluators.supernets.optimiser import ActiveSGD, Box, StepRule, restore
 from search_spaces.plan import CompressionPlan
 
-WEIGHT, MOMENTUM = "weight:", "momentum:"
 CPU = torch.device("cpu")
 PAPER = StepRule(momentum=0.9, weight_decay=3e-4, clip=5.0)
 
@@ -53,13 +52,10 @@ class CellSupernet:
         return {name: [tuple(self._parameters[name].shape)] for name in used}
 
     def state(self) -> dict[str, Tensor]:
-        weights = {WEIGHT + name: p.detach() for name, p in self._parameters.items()}
-        return {**weights, **{MOMENTUM + name: m for name, m in self._optimiser.momentum.items()}}
+        return self._optimiser.state()
 
-    @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+        restore(self.state(), state)
 
     def _bare(self, plan: CompressionPlan) -> nn.Module:
         """The plan's network without any storage."""

@@ -22,11 +22,9 @@ from evaluators.slicing import restate
 from evaluators.supernets.distilling import accumulate
 from evaluators.supernets.layout import Layout, layout_of
 from evaluators.supernets.norms import put_switches, switch_name, switches
-from evaluators.supernets.optimiser import ActiveSGD, Box, StepRule
+from evaluators.supernets.optimiser import ActiveSGD, Box, StepRule, restore
 from evaluators.supernets.sorting import sorted_by_importance
 from search_spaces.plan import CompressionPlan
-
-WEIGHT, MOMENTUM = "weight:", "momentum:"
 
 
 class ElasticSupernet:
@@ -134,13 +132,10 @@ class ElasticSupernet:
         return dict(found)
 
     def state(self) -> dict[str, Tensor]:
-        weights = {WEIGHT + name: p.detach() for name, p in self._own.items()}
-        return {**weights, **{MOMENTUM + name: m for name, m in self._optimiser.momentum.items()}}
+        return self._optimiser.state()
 
-    @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+        restore(self.state(), state)
 
     def _kept(self, plan: CompressionPlan) -> dict[str, int]:
         others = [width.criterion for width in plan.widths if width.criterion != self._criterion]

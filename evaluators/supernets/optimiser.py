@@ -32,6 +32,11 @@ class ActiveSGD:
         self._parameters, self._rule = dict(parameters), rule
         self.momentum = {name: torch.zeros_like(p) for name, p in parameters.items()}
 
+    def state(self) -> dict[str, Tensor]:
+        """Weights and their momentum: the storage itself, no copies."""
+        weights = {f"weight:{name}": p.detach() for name, p in self._parameters.items()}
+        return {**weights, **{f"momentum:{name}": m for name, m in self.momentum.items()}}
+
     def zero_grad(self) -> None:
         for parameter in self._parameters.values():
             parameter.grad = None
@@ -56,6 +61,13 @@ class ActiveSGD:
             change = change * mask
         momentum.copy_(following)
         parameter.sub_(rate * change)
+
+
+@torch.no_grad()
+def restore(live: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """Write what was stored into the storage of a `state`."""
+    for name, tensor in live.items():
+        tensor.copy_(stored[name])
 
 
 def union(shape: Sequence[int], boxes: Sequence[Box]) -> Tensor:

@@ -18,11 +18,10 @@ from evaluators.saliency import Ranking
 from evaluators.slicing import restate
 from evaluators.supernets.distilling import accumulate
 from evaluators.supernets.layout import Layout, layout_of
-from evaluators.supernets.optimiser import ActiveSGD, Box, StepRule
+from evaluators.supernets.optimiser import ActiveSGD, Box, StepRule, restore
 from search_spaces.network import Network
 from search_spaces.plan import CompressionPlan, Width
 
-WEIGHT, MOMENTUM = "weight:", "momentum:"
 PAPER = StepRule(momentum=0.9, weight_decay=0.0, clip=5.0)
 AT = "@"  # stem.weight@second: part of what generates this tensor
 PARTS = ("first", "first_bias", "second", "second_bias")
@@ -120,13 +119,10 @@ class PruningNet:
         return dict(found)
 
     def state(self) -> dict[str, Tensor]:
-        weights = {WEIGHT + name: p.detach() for name, p in self._own.items()}
-        return {**weights, **{MOMENTUM + name: m for name, m in self._optimiser.momentum.items()}}
+        return self._optimiser.state()
 
-    @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+        restore(self.state(), state)
 
     def _kept(self, plan: CompressionPlan) -> dict[str, int]:
         if plan.bits:

@@ -14,6 +14,7 @@ from evaluators.data import Splits
 from evaluators.supernets.architecture import Architecture, Drawn
 from evaluators.supernets.elastic import ElasticSupernet
 from evaluators.supernets.interpolation import MixedNorm, StageBlock
+from evaluators.supernets.optimiser import restore
 from evaluators.supernets.schedule import Schedule
 from evo.randomness import stream
 from search_spaces.genome import Genome
@@ -81,10 +82,8 @@ class TransformableSupernet:
     def state(self) -> dict[str, Tensor]:
         return {**self.elastic.state(), **self.architecture.state()}
 
-    @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+        restore(self.state(), state)
 
     def _plan(self, drawn: Drawn, at: int) -> CompressionPlan:
         """The network of the smaller (0) or larger (-1) widths."""
