@@ -104,7 +104,7 @@ class Work:
     def search(self, name: str, config: Config) -> Result:
         run = self.folder / name
         if (run / "run.json").is_file():
-            return api.resume(run)
+            return api.resume(run, config=config)
         return api.run_config(config, str(run))
 
     def result(self, name: str) -> Result:

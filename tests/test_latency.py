@@ -24,11 +24,15 @@ from evaluators.latency.eager import on_gpu
 from evaluators.latency.measure import alone_on_this_machine, interleaved
 from evaluators.latency.runtime import MOVES, LayerShape, Session
 from evaluators.latency.table import Grid, LatencyTable
+from evaluators.loss_tables import LossTables
 from evo.config.checks import check
 from evo.config.schema import LatencySection, load, validate
 from evo.front import speed_cells
 from evo.registry import RUNTIMES, resolve
 from evo.result import load as load_run
+from evo.studies.classifier import build_problem
+from evo.studies.inputs import space_of
+from evo.studies.timing import Timing
 from search_spaces.costs import costs
 from search_spaces.phenotype import Phenotypes, full
 from search_spaces.plan import Bits, CompressionPlan
@@ -243,6 +247,29 @@ def test_on_a_gpu_the_clock_is_read_when_the_device_has_finished(monkeypatch: py
 
     session = on_gpu(Network(), torch.zeros(1))
     assert session() == pytest.approx(0.002) and session() == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize("name", ["metapruning", "nsga2"])
+def test_a_limit_of_latency_is_met_by_what_is_predicted_before_anything_is_measured(name: str) -> None:
+    net = named("resnet8")
+    values = settings(None)
+    values["space"] |= {"activation_bits": [8, 32], "weight_bits": [8, 32]}
+    values["objectives"] = [{"measure": "top1_error"}]
+    values["constraints"] = [{"measure": "latency_ms", "upper": "0.4x"}]
+    config = validate(values)
+    layers = [layer.name for layer in net.network.layers]
+    table = build_table(net.model, layers, net.example, Target(runtime=f"{__name__}:ideal"))
+    whole = float(table.predict(net.network, full(net.network, 1))[0])
+    space = space_of(config, net.network, net.model)
+    tables = LossTables(space, ())
+    measured = {"top1_error": 0.1, "latency_ms": whole}
+    problem = build_problem(config, space, tables, measured, Timing(whole, table))
+    algorithm = resolve("algorithms", name)(problem, population=40)
+    batch, _ = algorithm.ask(algorithm.init(0))
+    predicted = table.predict(net.network, space.phenotypes(np.array([c.genome for c in batch.candidates])))
+    assert len(predicted) == 40 and (predicted <= 0.4 * whole).all() and predicted.max() > 0.3 * whole
+    alone = build_problem(config, space, tables, measured).space
+    assert alone is space, "without a table nothing can be foretold"
 
 
 def test_a_latency_objective_brings_its_section_with_it() -> None:

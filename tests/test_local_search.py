@@ -151,7 +151,7 @@ def terms_of_error() -> Separable:
 
 def within(upper: float) -> FeasibleSpace:
     model = dataclasses.replace(terms_of_error(), full=tuple(c - 1 for c in SPACE.cardinalities))
-    return FeasibleSpace(SPACE, CostOf(), model, (Constraint("cost", upper),))
+    return FeasibleSpace(SPACE, CostOf(), model, (Constraint("cost", upper),), ("cost",))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -162,8 +163,7 @@ def test_rows_from_before_there_were_predecessors_have_none() -> None:
     assert from_parquet(to_parquet(pa.table({"key": ["foreign"]}))).column_names == ["key"]
 
 
-def test_layer_by_layer_each_network_goes_on_from_the_one_before(tmp_path: Path) -> None:
-    """Stopped after every layer, and without the kept weights, it ends with the archive of the uninterrupted search."""
+def layer_by_layer() -> dict[str, Any]:
     values = settings(None)
     values["space"] = {
         "channel_codes": True,
@@ -176,6 +176,12 @@ def test_layer_by_layer_each_network_goes_on_from_the_one_before(tmp_path: Path)
     values["evaluation"]["step1"]["codes"] = "reconstruction"
     values["evaluation"]["step2"]["tune"] = {"epochs": 0.2, "batch": 32, "lr": 0.05}
     values["evaluation"]["final"]["picks"] = ["macs<=0.6x"]
+    return values
+
+
+def test_layer_by_layer_each_network_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    """Stopped after every layer, and without the kept weights, it ends with the archive of the uninterrupted search."""
+    values = layer_by_layer()
     values["budget"] = {"generations": 99}
     whole = api.run_config(validate(values), str(tmp_path / "whole"))
     measured = [e.candidate for e in whole.evaluations if e.candidate.step == STEP2]

@@ -231,7 +231,8 @@ class Config(Section):
     )
     constraints: list[ConstraintConfig] = Field(default_factory=list)
     repair_limits: bool = Field(
-        True, description="genomes over a limit of a cost are moved below it by what step 1 says costs least"
+        True,
+        description="genomes over a limit of a cost or of predicted latency are moved below it by what step 1 says costs least",
     )
     algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
     evaluation: Evaluation = Field(default_factory=Evaluation)

@@ -50,6 +50,7 @@ SURROGATE = "predicted_loss_increase"
 # Measures that only a real network can give.
 LEARNED = ("top1_error", "cross_entropy", "discriminator_distance", "cycle_l1", "cycle_l2")
 LATENCY = "latency_ms"  # measured too, but predicted well enough to compare with measurements
+SLOW = "macs"  # what is charged for latency, which is no sum over genes
 BASELINE_FILE = "models/baseline.safetensors"
 STEP1_FILE = "models/step1.safetensors"
 
@@ -149,7 +150,7 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     probe = probe_of(config, timing, described.network, teacher, example, models)
     evaluator = CompressionEvaluator(teacher, described, ranking, splits, step_options(config), device, models, probe)
     baseline = evaluator.baseline(STEP2)
-    problem = build_problem(config, space, tables, baseline)
+    problem = build_problem(config, space, tables, baseline, timing)
     return Study(
         config, teacher, described, splits, example, ranking, space, tables, problem, baseline, evaluator, timing
     )
@@ -211,17 +212,31 @@ def keep_study(study: Study, run: RunDirectory) -> Study:
 
 
 def build_problem(
-    config: Config, space: CompressionSpace, tables: LossTables, baseline: Mapping[str, float]
+    config: Config,
+    space: CompressionSpace,
+    tables: LossTables,
+    baseline: Mapping[str, float],
+    timing: Timing | None = None,
 ) -> Problem:
-    """The problem of a configuration; raises ValueError for a limit that no genome meets."""
+    """The problem of a configuration; raises ValueError for a limit that no genome meets. With `timing`, genomes are repaired to
+    meet limits of latency as predicted; what they are measured with may still be above."""
     problem = problem_of(config, space, baseline)
     known = {c.measure for c in problem.constraints} - {*LEARNED, LATENCY}
     require_reachable(problem, space, known, tables.score)
     if not config.repair_limits:
         return problem
-    limits = tuple(c for c in problem.constraints if c.measure in tables.cost_measures)
-    return replace(problem, space=FeasibleSpace(space, tables, tables, limits)) if limits else problem
+    charged = {name: name for name in tables.cost_measures} | ({} if timing is None else {LATENCY: SLOW})
+    limits = tuple(c for c in problem.constraints if c.measure in charged)
+    if not limits:
+        return problem
+    columns = tuple(charged[limit.measure] for limit in limits)
+    return replace(problem, space=FeasibleSpace(space, predictor(tables, timing), tables, limits, columns))
+
+
+def predictor(tables: LossTables, timing: Timing | None) -> Scorer:
+    """Step 1: everything that is known of a genome without a network."""
+    return tables if timing is None else TimedTables(tables, timing.table)
 
 
 def scorers(study: Study) -> dict[str, Scorer]:
-    return {STEP1: study.tables if study.timing is None else TimedTables(study.tables, study.timing.table)}
+    return {STEP1: predictor(study.tables, study.timing)}

@@ -35,17 +35,20 @@ class Limited(Protocol):
 
 @dataclass(frozen=True)
 class FeasibleSpace:
-    """The search space `space` in which `repair` also meets `limits` on costs that the cheap step knows exactly.
+    """The search space `space` in which `repair` also meets `limits` on what the cheap step predicts: costs, which it knows
+    exactly, and latency.
 
     A genome over a limit pays a price for the cost, which rises until what is left of it fits: every gene then has the allele
     of least loss plus price times cost, among those that cost no more than its own. Genomes within the limits, and those that no
-    price brings there, are repaired as in `space`. `tables` have a column for the measure of every limit.
+    price brings there, are repaired as in `space`. `charged` names, for every limit, the column of `tables` that is charged for
+    it: its own measure, or one that rises and falls with it.
     """
 
     space: SearchSpace
     scorer: Scorer
     tables: Tabulated
     limits: tuple[Constraint, ...]
+    charged: tuple[str, ...]
     _known: dict[Genome, Genome] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -111,7 +114,7 @@ class FeasibleSpace:
 
     @cached_property
     def model(self) -> Separable:
-        return self.tables.separable.columns([limit.measure for limit in self.limits])
+        return self.tables.separable.columns(self.charged)
 
     @cached_property
     def _ladder(self) -> Array:
