@@ -5,6 +5,9 @@
 layers: configs/genetic_channel_coding_digits.yaml down to 0.3x MACs, each network tuned on from the one before (`chained`), each
 from the uncompressed network, and the last plan alone from the uncompressed network for as many epochs as the chain had in all.
 
+statistics: the same search down to 0.3x and 0.15x MACs, where codes are chosen by the outputs of the networks as they were tuned,
+or of the uncompressed one (`tuned_statistics`); `other_channels` is the share of the dropped channels in which the two differ.
+
 rungs: random networks of configs/joint_digits.yaml, tuned for half an epoch at a rung, then at step 2 for an epoch anew, or on
 for half an epoch (as many in all) or for an epoch.
 
@@ -15,7 +18,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +28,7 @@ from benchmarks import record
 from evaluators.compression import CompressionEvaluator, StepOptions
 from evo.api import run_config
 from evo.archive import kendall_tau
-from evo.candidates import STEP2, Predecessor
+from evo.candidates import STEP2, Evaluation, Predecessor, Request
 from evo.config.schema import load
 from evo.loop.generations import request_for
 from evo.randomness import stream
@@ -34,44 +38,93 @@ from evo.studies.inputs import Given
 SEEDS = (0, 1, 2)
 NETWORKS = 12
 LAYERS, JOINT = "configs/genetic_channel_coding_digits.yaml", "configs/joint_digits.yaml"
-TARGET = 0.3
+TARGET, TARGETS = 0.3, (0.3, 0.15)
 RUNG, ANEW, ON, LONGER = "rung1", "anew", "on", "longer"
 
 
 def main() -> None:
     layers = [chain(seed) for seed in SEEDS]
     print("layers", layers, flush=True)
+    looks = [looked_at(seed, target) for target in TARGETS for seed in SEEDS]
+    print("statistics", looks, flush=True)
     rungs = [row for seed in SEEDS for row in raced(seed)]
     errors = {name: np.array([row[name] for row in rungs]) for name in (RUNG, ANEW, ON, LONGER)}
     figures = {f"layers_{name}": float(np.mean([row[name] for row in layers])) for name in layers[0]}
+    for target in TARGETS:
+        rows = [row for row in looks if row["target"] == target]
+        figures |= {
+            f"statistics_{name}_{target}": float(np.mean([row[name] for row in rows]))
+            for name in rows[0]
+            if name != "target"
+        }
     figures |= {f"rungs_error_{name}": float(values.mean()) for name, values in errors.items()}
     for name in (ANEW, ON, LONGER):
         tau = kendall_tau(errors[RUNG], errors[name])
         figures |= {f"rungs_tau_{name}": tau.tau, f"rungs_tau_{name}_low": tau.low, f"rungs_tau_{name}_high": tau.high}
-    print(record.write("continued", figures, SEEDS, {"layers": layers, "rungs": rungs}))
+    print(record.write("continued", figures, SEEDS, {"layers": layers, "statistics": looks, "rungs": rungs}))
 
 
 def chain(seed: int) -> dict[str, float]:
     """Test errors of the last network of a chain, of its like tuned from the uncompressed one for one step or for all epochs."""
-    overrides = [f"seed={seed}", f"algorithm.params.targets=[{TARGET}]", "evaluation.final.picks=[]"]
-    config = load(LAYERS, overrides)
-    with tempfile.TemporaryDirectory() as folder:
-        result = run_config(config, f"{folder}/run")
-        study = build_study(config, Path(folder, "run"), Given())
-        last = [e for e in result.evaluations if e.candidate.step == STEP2][-1]
-        request = request_for(study.space, seed, last.candidate, 0, result.evaluations)
-        step = study.evaluator.steps[STEP2]
-        whole = replace(step, tune=replace(step.tune, epochs=last.measures["epochs"]))
-        tested = testing(study, {STEP2: step, "whole": whole})
-        chained = tested.after(request.lineage).evaluate(request.plan, STEP2, request.seed)
-        anew = tested.evaluate(request.plan, STEP2, request.seed)
-        longer = tested.evaluate(request.plan, "whole", request.seed)
+    last = searched(seed, TARGET)
+    evaluator, request, epochs = last.evaluator, last.request, last.evaluation.measures["epochs"]
+    step = evaluator.steps[STEP2]
+    whole = replace(
+        evaluator, steps={**evaluator.steps, "whole": replace(step, tune=replace(step.tune, epochs=epochs))}
+    )
+    chained = last.tested
+    anew = evaluator.evaluate(request.plan, STEP2, request.seed)
+    longer = whole.evaluate(request.plan, "whole", request.seed)
     errors = {"error_chained": chained, "error_anew": anew, "error_anew_as_long": longer}
     return {
         **{name: measures["test_top1_error"] for name, measures in errors.items()},
         "epochs_chained": chained["epochs"],
-        "macs": chained["macs"] / result.baseline["macs"],
+        "macs": last.macs,
     }
+
+
+def looked_at(seed: int, target: float) -> dict[str, float]:
+    """The last networks of two chains: codes chosen by statistics of the tuned networks, and of the uncompressed one."""
+    tuned, first = searched(seed, target), searched(seed, target, tuned_statistics=False)
+    codes = [np.array(last.evaluation.candidate.genome) for last in (tuned, first)]
+    found = {"tuned": tuned.tested, "first": first.tested}
+    return {
+        "target": target,
+        **{f"error_{name}": measures["test_top1_error"] for name, measures in found.items()},
+        **{f"cross_entropy_{name}": measures["test_cross_entropy"] for name, measures in found.items()},
+        "macs_tuned": tuned.macs,
+        "macs_first": first.macs,
+        "other_channels": float((codes[0] != codes[1]).sum() / (codes[1] == 0).sum() / 2),
+    }
+
+
+@dataclass(frozen=True)
+class Last:
+    """The last network of a chain, and an evaluator that also measures the test split."""
+
+    evaluator: CompressionEvaluator
+    evaluation: Evaluation
+    request: Request
+    macs: float
+
+    @property
+    def tested(self) -> dict[str, float]:
+        request = self.request
+        return self.evaluator.after(request.lineage).evaluate(request.plan, STEP2, request.seed)
+
+
+@cache
+def searched(seed: int, target: float, tuned_statistics: bool = True) -> Last:
+    params = [f"targets=[{target}]", f"tuned_statistics={str(tuned_statistics).lower()}"]
+    overrides = [f"seed={seed}", "evaluation.final.picks=[]", *(f"algorithm.params.{text}" for text in params)]
+    config = load(LAYERS, overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        result = run_config(config, f"{folder}/run")
+        study = build_study(config, Path(folder, "run"), Given())
+    last = [e for e in result.evaluations if e.candidate.step == STEP2][-1]
+    request = request_for(study.space, seed, last.candidate, 0, result.evaluations)
+    evaluator = testing(study, {STEP2: study.evaluator.steps[STEP2]})
+    return Last(evaluator, last, request, last.measures["macs"] / result.baseline["macs"])
 
 
 def raced(seed: int) -> Iterator[dict[str, float]]:

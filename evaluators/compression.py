@@ -160,6 +160,10 @@ class CompressionEvaluator:
             self._keep(name, module)
         return module
 
+    def keeps(self, plan: CompressionPlan, step: str, seed: int) -> bool:
+        """Whether the tuned weights lie ready, so that `realise` only loads them."""
+        return self._kept(tuned_name(plan, step, seed, self.version, self.lineage)) is not None
+
     def _kept(self, name: str) -> dict[str, Tensor] | None:
         return kept_state(self.artifacts, name) if self.artifacts is not None else self._newest.get(name)
 

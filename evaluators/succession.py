@@ -36,6 +36,19 @@ def succeed(
     return compose(grown_back(tuned, model, trace, kept_units(ranking, before)), trace, ranking, plan, moments)
 
 
+def grown(tuned: nn.Module, plan: CompressionPlan, model: nn.Module, trace: Trace, ranking: Ranking) -> nn.Module:
+    """The tuned network of a plan in the shape of the uncompressed `model`, with the same logits: channels that were cut are
+    zero, and nobody reads them. ValueError for a plan that does more than to prune channels."""
+    more = {"skips": plan.skips, "factors": plan.factors, "sparse": plan.sparse, "bits": plan.bits}
+    found = [name for name, records in more.items() if records]
+    if found:
+        raise ValueError(
+            f"a network that gets back its full shape must have lost channels alone, but got one with {', '.join(found)}; "
+            "look at the uncompressed network instead"
+        )
+    return grown_back(tuned, model, trace, kept_units(ranking, plan))
+
+
 def grown_back(tuned: nn.Module, model: nn.Module, trace: Trace, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     """A pruned network's tensors in the shape of the uncompressed `model`, zero where channels were cut. What layers read that
     make up for lost channels is so the tuned weight alone."""

@@ -187,7 +187,7 @@ def _run(run: RunDirectory, opened: AnySubject, address: str | None, listeners: 
     )
     budget = Budget(**config.budget.model_dump())
     try:
-        algorithm, everyone, scored = subject.algorithm(), (*observers, *keeping), subject.scorers()
+        algorithm, everyone, scored = subject.algorithm(), (*observers, *keeping), subject.scorers(listeners.note)
         overlap = config.supernet is not None and config.supernet.overlap
         if config.execution.asynchronous and isinstance(algorithm, Steady):
             run_steady(study.problem, algorithm, backend, run, config.seed, budget, everyone, scored)

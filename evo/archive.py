@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evo.candidates import Evaluation
+from evo.candidates import STEP1, Evaluation
 from evo.digests import of_genome
 from evo.pareto import front_indices, hypervolume
 from evo.problem import Problem
@@ -127,7 +127,7 @@ def kendall_tau(a: np.ndarray, b: np.ndarray) -> Agreement:
 def step_agreement(
     evaluations: Sequence[Evaluation], lower_step: str, upper_step: str, lower_measure: str, upper_measure: str
 ) -> Agreement:
-    """Kendall's tau between two fidelity steps over the candidates completed at both, joined by id."""
+    """Kendall's tau between two fidelity steps over the candidates that both measured, joined by id."""
     lower = _measured(evaluations, lower_step, lower_measure)
     upper = _measured(evaluations, upper_step, upper_measure)
     ids = sorted(lower.keys() & upper.keys())
@@ -135,11 +135,13 @@ def step_agreement(
 
 
 def _measured(evaluations: Iterable[Evaluation], step: str, measure: str) -> dict[str, float]:
-    return {
-        e.candidate.id: e.measures[measure]
-        for e in evaluations
-        if e.completed and e.candidate.step == step and measure in e.measures
-    }
+    return {e.candidate.id: e.measures[measure] for e in measured_at(evaluations, step, measure)}
+
+
+def measured_at(evaluations: Iterable[Evaluation], step: str, measure: str) -> list[Evaluation]:
+    """Evaluations whose measure at a step compares with that of others: not what step 1 predicts beyond a tuned network."""
+    completed = (e for e in evaluations if e.completed and e.candidate.step == step and measure in e.measures)
+    return [e for e in completed if step != STEP1 or not e.candidate.predecessor]
 
 
 def _dense(sample: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -127,3 +127,12 @@ class Scorer(Protocol):
     """A fidelity step so cheap that it runs on the driver, vectorised: codes (N, genes) in, measures of shape (N,) out."""
 
     def score(self, genomes: np.ndarray) -> dict[str, np.ndarray]: ...
+
+
+@runtime_checkable
+class ContinuingScorer(Scorer, Protocol):
+    """A scorer that also knows networks which go on from the tuned weights of earlier work."""
+
+    def after(self, lineage: Sequence[Predecessor]) -> Scorer:
+        """The scorer of plans that go on from the last of `lineage`: it predicts what they lose beyond that one."""
+        ...

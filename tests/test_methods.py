@@ -168,6 +168,9 @@ def test_layer_by_layer_every_code_is_the_best_of_its_size() -> None:
     assert {e.candidate.step for e in found} == {STEP1, STEP2}
     keys = [e.candidate.key for e in found if e.candidate.step == STEP2]
     assert [e.candidate.predecessor for e in found if e.candidate.step == STEP2] == ["", keys[0]]
+    assert {e.candidate.predecessor for e in found if e.candidate.step == STEP1} == {"", keys[0]}
+    first = searched(replace(algorithm, tuned_statistics=False), 200)
+    assert not any(e.candidate.predecessor for e in first if e.candidate.step == STEP1)
     alone = searched(replace(algorithm, chained=False), 200)
     assert [e.candidate.genome for e in alone if e.candidate.step == STEP2] == tuned
     assert not any(e.candidate.predecessor for e in alone)

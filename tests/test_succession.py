@@ -14,17 +14,21 @@ from nets import named
 from small_run import settings
 from test_evaluation import STEPS, evaluator
 from torch import nn
-from toy import ToySpace, rows
+from toy import ToyScorer, ToySpace, rows
 
 from evaluators import compression
 from evaluators.compose import compose
+from evaluators.count import parameters
 from evaluators.recovery import Budget
-from evaluators.succession import succeed
+from evaluators.succession import grown, succeed
 from evo import api
-from evo.candidates import STEP2, Candidate, Evaluation, Predecessor, Status
+from evo.archive import step_agreement
+from evo.candidates import STEP1, STEP2, Candidate, Evaluation, Predecessor, Status
 from evo.config.schema import validate
 from evo.loop.lineage import lineage_of
 from evo.loop.memory import Memory
+from evo.loop.running import RunningAgreement
+from evo.loop.scoring import scored_here
 from evo.storage.columns import Archive
 from evo.storage.rows import EVALUATIONS, from_parquet, from_table, to_parquet, to_table
 from evo.storage.run_directory import RunDirectory
@@ -60,6 +64,20 @@ def test_cutting_on_is_cutting_the_tuned_network(name: str) -> None:
     found = succeed(tuned, half, plan, net.model, net.trace, net.ranking, {}).state_dict()
     expected = compose(tuned_whole, net.trace, net.ranking, plan).state_dict()
     torch.testing.assert_close(dict(found), dict(expected), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "digits_cnn"])
+def test_in_the_full_shape_a_cut_network_gives_the_same_logits(name: str) -> None:
+    net = named(name)
+    plan = CompressionPlan(widths=tuple(Width(g.name, max(1, g.size // 2)) for g in net.network.groups))
+    tuned = shaken(compose(net.model, net.trace, net.ranking, plan)).eval()
+    full = grown(tuned, plan, net.model, net.trace, net.ranking).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(full(net.example), tuned(net.example))
+    assert parameters(full) == parameters(net.model) > parameters(tuned)
+    without = replace(plan, skips=(Skip(net.network.blocks[0].name),))
+    with pytest.raises(ValueError, match=r"lost channels alone, .* got one with skips"):
+        grown(tuned, without, net.model, net.trace, net.ranking)
 
 
 def test_the_same_plan_goes_on_with_every_number() -> None:
@@ -153,6 +171,27 @@ def test_equal_genomes_with_other_predecessors_are_other_work() -> None:
     assert memory.find(again) is not None and memory.find(replace(again, predecessor="")) is None
 
 
+def test_a_scorer_that_knows_no_tuned_network_is_not_asked_about_one() -> None:
+    archive = Archive.of((done("a"),))
+    beyond = Candidate("b", 1, (1,) * len(ToySpace().cardinalities), STEP1, predecessor="a@step2")
+    with pytest.raises(TypeError, match="must have the method after, but got ToyScorer"):
+        list(scored_here({STEP1: ToyScorer()}, ToySpace(), 7, [beyond], archive))
+
+
+def test_predictions_beyond_a_tuned_network_are_compared_with_nothing() -> None:
+    measured = [
+        replace(done(name), measures={"error": error}) for name, error in zip("abc", (0.1, 0.2, 0.3), strict=True)
+    ]
+    guessed = [replace(e, candidate=replace(e.candidate, step=STEP1)) for e in measured]
+    guessed[0] = replace(
+        guessed[0], candidate=replace(guessed[0].candidate, predecessor="z@step2"), measures={"error": 9.0}
+    )
+    running = RunningAgreement(STEP1, "error", STEP2, "error")
+    running.add((*guessed, *measured))
+    found = step_agreement((*guessed, *measured), STEP1, STEP2, "error", "error")
+    assert (found.tau, found.pairs) == (running.value.tau, running.value.pairs) == (1.0, 2)
+
+
 def test_rows_from_before_there_were_predecessors_have_none() -> None:
     evaluations = (done("a"), done("b", "a@step2"))
     table = to_table(evaluations)
@@ -187,6 +226,8 @@ def test_layer_by_layer_each_network_goes_on_from_the_one_before(tmp_path: Path)
     measured = [e.candidate for e in whole.evaluations if e.candidate.step == STEP2]
     assert len(measured) > 2 and all(e.completed for e in whole.evaluations)
     assert [c.predecessor for c in measured] == ["", *(c.key for c in measured[:-1])]
+    scored = {e.candidate.predecessor for e in whole.evaluations if e.candidate.step == STEP1}
+    assert scored == {"", *(c.key for c in measured[:-1])}, "each layer's codes by the network tuned before"
     kept = {file.name.partition("-")[0] for file in (tmp_path / "whole" / "models").glob(f"*-{STEP2}-*")}
     space = whole.problem.space
     assert space.decode(space.repair(measured[-1].genome)).digest in kept

@@ -62,7 +62,8 @@ class Layerwise:
     network so far is evaluated at the upper step, which tunes it by distillation, and the next layer follows. It ends by itself.
 
     With `chained` each of these networks goes on from the tuned weights of the one before, as in the paper; otherwise all from
-    the uncompressed network's.
+    the uncompressed network's. With `tuned_statistics`, too, the loss of a code is what it loses beyond the network that was
+    tuned before; otherwise it is that of all codes so far, as the uncompressed network's statistics have it.
     """
 
     problem: Problem
@@ -77,6 +78,7 @@ class Layerwise:
     mutation: str = "flip"
     mutation_rate: float | None = None
     chained: bool = True
+    tuned_statistics: bool = True
     lower: str = STEP1
     upper: str = STEP2
 
@@ -89,6 +91,10 @@ class Layerwise:
 
     def init(self, seed: int) -> LayerwiseState:
         return LayerwiseState(seed, genome=self._full)
+
+    @property
+    def scores_tuned(self) -> bool:
+        return self.chained and self.tuned_statistics
 
     @property
     def _full(self) -> Genome:
@@ -108,9 +114,10 @@ class Layerwise:
             DONE: lambda state: [],
         }
         proposals = makers[state.phase](state)
+        beyond = state.predecessor if state.phase == CODES and self.scores_tuned else ""
         batch = tuple(
-            Candidate(f"{state.asked:04d}-{i:04d}", state.fixed, self.problem.space.repair(genome), self.lower)
-            for i, genome in enumerate(proposals)
+            Candidate(f"{state.asked:04d}-{i:04d}", state.fixed, genome, self.lower, predecessor=beyond)
+            for i, genome in enumerate(map(self.problem.space.repair, proposals))
         )
         if state.phase == TUNE:  # under the id that it was scored by, so that the steps can be compared
             chosen = [e.candidate for e in state.population] or batch

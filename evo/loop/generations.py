@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
 from evo.algorithm import Algorithm
-from evo.candidates import Backend, Batch, Candidate, Evaluation, Outcome, Request, Scorer, Status
+from evo.candidates import Backend, Batch, Candidate, Evaluation, Outcome, Request, Scorer
 from evo.loop.budget import Budget, Spent
 from evo.loop.lineage import lineage_of
 from evo.loop.memory import Memory
 from evo.loop.observers import Audience, SearchObserver, Standing
 from evo.loop.preferences import followed
+from evo.loop.scoring import scored_here
 from evo.loop.shared_weights import Trainer, weights_for
 from evo.problem import Problem
 from evo.randomness import evaluation_seed
@@ -34,7 +33,6 @@ from search_spaces.genome import SearchSpace
 JOURNAL_S = 0.05
 JOURNAL_ROWS = 5000
 RARELY = 100_000  # new objects between two looks for garbage
-DRIVER = "driver"
 
 
 def run_search(
@@ -190,10 +188,7 @@ class Round:
         return 0 if candidate.step in self.scorers else self.version
 
     def _score(self, candidates: list[Candidate]) -> Iterator[tuple[Evaluation, ...]]:
-        for step, scorer in self.scorers.items():
-            here = [c for c in candidates if c.step == step]
-            if here:
-                yield scored(scorer, here, np.array([self.space.repair(c.genome) for c in here]))
+        return scored_here(self.scorers, self.space, self.seed, candidates, self.archive)
 
     def _measure(self, candidates: list[Candidate]) -> Iterator[tuple[Evaluation, ...]]:
         pending = {c.key: c for c in candidates if c.step not in self.scorers}
@@ -231,21 +226,4 @@ def evaluation_of(candidate: Candidate, outcome: Outcome, version: int = 0) -> E
         version,
         seconds=outcome.seconds,
         worker=sys.intern(outcome.worker),
-    )
-
-
-def scored(scorer: Scorer, candidates: list[Candidate], genomes: np.ndarray) -> tuple[Evaluation, ...]:
-    began = time.perf_counter()
-    measures = scorer.score(genomes)
-    seconds = (time.perf_counter() - began) / len(candidates)
-    for name, values in measures.items():
-        if np.shape(values) != (len(candidates),):
-            raise ValueError(
-                f"a scorer must give one value per genome ({len(candidates)}), but got {name} of shape "
-                f"{np.shape(values)}; correct {type(scorer).__name__}"
-            )
-    rows = zip(*(np.asarray(values, dtype=float).tolist() for values in measures.values()), strict=True)
-    return tuple(
-        Evaluation(c, Status.COMPLETED, dict(zip(measures, row, strict=True)), seconds=seconds, worker=DRIVER)
-        for c, row in zip(candidates, rows, strict=True)
     )

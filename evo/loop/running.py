@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evo.archive import Agreement, kendall_tau, pareto_front
+from evo.archive import Agreement, kendall_tau, measured_at, pareto_front
 from evo.candidates import Evaluation
 from evo.digests import DigestMap, as_keys, of_text
 from evo.loop.observers import Standing
@@ -57,6 +57,6 @@ class RunningAgreement:
 
 
 def _with(known: DigestMap, evaluations: Sequence[Evaluation], step: str, measure: str) -> DigestMap:
-    found = [e for e in evaluations if e.completed and e.candidate.step == step and measure in e.measures]
+    found = measured_at(evaluations, step, measure)
     keys = as_keys(of_text(e.candidate.id) for e in found)
     return known.plus(keys, np.array([e.measures[measure] for e in found], dtype=float))

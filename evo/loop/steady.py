@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from evo.algorithm import AnyAlgorithm
 from evo.candidates import Candidate, Evaluation, Request, Scorer, StreamingBackend
 from evo.loop.budget import Budget, Spent
-from evo.loop.generations import Clock, evaluation_of, request_for, scored, standing_of
+from evo.loop.generations import Clock, evaluation_of, request_for, standing_of
 from evo.loop.memory import Memory
 from evo.loop.observers import Audience, SearchObserver, Standing
+from evo.loop.scoring import scored_here
 from evo.problem import Problem
 from evo.storage.checkpoint import decode, encode
 from evo.storage.columns import EMPTY, Archive
@@ -177,10 +176,10 @@ class _Search:
     def _ask(self) -> bool:
         batch, self._state = self.algorithm.ask(self._state)
         self._asked += 1
-        for step, scorer in self.scorers.items():
-            here = [c for c in batch.candidates if c.step == step]
-            if here:
-                self._tell(scored(scorer, here, np.array([self.problem.space.repair(c.genome) for c in here])))
+        here = [c for c in batch.candidates if c.step in self.scorers]
+        archive = self._rows if any(c.predecessor for c in here) else self.archive
+        for evaluations in scored_here(self.scorers, self.problem.space, self.seed, here, archive):
+            self._tell(evaluations)
         work = [c for c in batch.candidates if c.step not in self.scorers]
         self._outstanding |= {c.key: c for c in work}
         self._waiting.extend(work)

@@ -19,26 +19,22 @@ from evaluators.data import Splits
 from evaluators.describe import trace
 from evaluators.fresh import require_fresh
 from evaluators.gan.evaluator import MEASURES as TRANSLATION_MEASURES
-from evaluators.gradients import collect_gradients
 from evaluators.load import load_weights
 from evaluators.loss_tables import LossTables
-from evaluators.saliency import Ranking, rank
-from evaluators.statistics import collect
-from evaluators.step1 import build_tables
-from evaluators.step1_file import read_step1, write_step1
+from evaluators.saliency import Ranking
+from evaluators.step1_file import write_step1
 from evaluators.supernets.cell_evaluator import MEASURES as CELL_MEASURES
 from evaluators.supernets.sorting import refused_groups
 from evo.algorithm import AnyAlgorithm
-from evo.candidates import STEP1, STEP2, Scorer, rung_steps
+from evo.candidates import STEP2, Scorer, rung_steps
 from evo.config.checks import GOES_ON, algorithm_class, check
 from evo.config.objectives import problem_of
 from evo.config.schema import AlgorithmConfig, Config
 from evo.config.space_file import SPACE_FILE, space_to_json
 from evo.problem import Problem
-from evo.randomness import derived_seed
-from evo.registry import CRITERIA, resolve
 from evo.storage.run_directory import RunDirectory
 from evo.studies.inputs import Given, check_kept, device_of, load_model, load_splits, new_model, space_of, step_options
+from evo.studies.step1 import first_tables, require_codes
 from evo.studies.timing import TIMING_FILE, TimedTables, Timing, kept_in, probe_of, require_runtime, timing_of
 from evo.variation.feasible_space import FeasibleSpace
 from evo.variation.local_search import LocalSearch, Unweighted, priced
@@ -116,6 +112,8 @@ def build_algorithm(
         algorithm: AnyAlgorithm = made(problem=problem, **params)
     except (TypeError, ValueError) as error:
         raise ValueError(f"algorithm.params must suit {config.name}, but got {config.params!r}: {error}") from error
+    if tables is not None:
+        require_codes(algorithm, tables.space)
     return algorithm
 
 
@@ -144,7 +142,7 @@ def build_study(config: Config, folder: Path | None, given: Given) -> Study:
     space = space_of(config, described.network, teacher)
     if config.supernet is not None:
         space = without_widths(space, refused_groups(described))
-    ranking, tables = _step1(config, teacher, described, splits, space, folder / STEP1_FILE if folder else None)
+    ranking, tables = first_tables(config, teacher, described, splits, space, folder / STEP1_FILE if folder else None)
     timing = timing_of(config, folder, described.network, teacher, example)
     models = folder / "models" if folder else None
     probe = probe_of(config, timing, described.network, teacher, example, models)
@@ -172,29 +170,6 @@ def check_outputs(teacher: nn.Module, example: Tensor, splits: Splits) -> None:
             f"the model must give (N, classes) logits for {classes} classes, but got {shape}; say so in model.kwargs, "
             f"for example --set model.kwargs.num_classes={classes}"
         )
-
-
-def _step1(
-    config: Config, teacher: nn.Module, described: Trace, splits: Splits, space: CompressionSpace, file: Path | None
-) -> tuple[Ranking, LossTables]:
-    """Rankings and tables, kept with the run so that a resumed search scores exactly as before."""
-    wanted = [*(o.measure for o in config.objectives), *(c.measure for c in config.constraints)]
-    peak = "peak_activation_bytes" in wanted
-    if file is not None and file.is_file():
-        return read_step1(file, space, peak)
-    device = next(teacher.parameters()).device
-    images = torch.cat(list(splits.calibration_batches(config.evaluation.step1.images, 128, device)))
-    layers = [layer.name for layer in described.network.layers]
-    statistics = collect(teacher, layers, images, derived_seed(config.seed, "statistics"))
-    criteria = {name: resolve(CRITERIA, name) for name in config.space.criteria}
-    ranking = rank(described, teacher, statistics, criteria)
-    gradients = collect_gradients(
-        teacher, described.network, statistics, images, derived_seed(config.seed, "gradients")
-    )
-    tables = build_tables(
-        space, teacher, described, statistics, gradients, ranking, peak, config.evaluation.step1.codes
-    )
-    return ranking, tables
 
 
 def keep_study(study: Study, run: RunDirectory) -> Study:
@@ -236,7 +211,3 @@ def build_problem(
 def predictor(tables: LossTables, timing: Timing | None) -> Scorer:
     """Step 1: everything that is known of a genome without a network."""
     return tables if timing is None else TimedTables(tables, timing.table)
-
-
-def scorers(study: Study) -> dict[str, Scorer]:
-    return {STEP1: predictor(study.tables, study.timing)}

@@ -14,16 +14,17 @@ from evaluators.export import export
 from evaluators.export.accuracy import accuracy_by_split, accuracy_of_file
 from evaluators.quantise import bake
 from evo.algorithm import AnyAlgorithm
-from evo.candidates import Evaluation, Request, Scorer, StreamingBackend
+from evo.candidates import STEP1, Evaluation, Request, Scorer, StreamingBackend
 from evo.result import Result
 from evo.storage.columns import EMPTY, Archive
 from evo.storage.run_directory import RunDirectory
-from evo.studies.classifier import Study, build_algorithm, climbing, keep_study, scorers
+from evo.studies.classifier import Study, build_algorithm, climbing, keep_study
 from evo.studies.explain import explanation_page
 from evo.studies.inputs import Given
-from evo.studies.subject import Exported, Subject, Training
+from evo.studies.subject import Exported, Note, Subject, Training
 from evo.studies.supernets import keepers, preferring, with_shared
 from evo.studies.timing import latency_of_file
+from evo.studies.tuned_tables import TunedTables
 from evo.studies.workers import backend_with, build_trainer, make_evaluator, worker_kit
 
 EXPORT_IMAGES, EXPORT_BATCH = 128, 16  # training images for ranges that only an export needs
@@ -40,8 +41,8 @@ class Classifier(Subject[Study]):
     def backend(self, given: Given, address: str | None) -> StreamingBackend:
         return backend_with(self.study.config, partial(make_evaluator, worker_kit(self.study, given)), address)
 
-    def scorers(self) -> dict[str, Scorer]:
-        return scorers(self.study)
+    def scorers(self, note: Note) -> dict[str, Scorer]:
+        return {STEP1: TunedTables(self.study, note)}
 
     def training(self, given: Given, address: str | None) -> Training:
         trainer = build_trainer(self.study, worker_kit(self.study, given), address)

@@ -24,6 +24,7 @@ from evo.studies.inputs import Given
 from search_spaces.plan import CompressionPlan
 
 Sheet = Callable[[Result, Path], None]
+Note = Callable[[str], None]
 Training = tuple[Trainer | None, Sequence[SearchObserver]]
 
 
@@ -84,8 +85,8 @@ class Subject(ABC, Generic[S]):
     def backend(self, given: Given, address: str | None) -> StreamingBackend:
         """The workers."""
 
-    def scorers(self) -> dict[str, Scorer]:
-        """Steps that the driver scores."""
+    def scorers(self, note: Note) -> dict[str, Scorer]:
+        """Steps that the driver scores; `note` takes sentences for people."""
         return {}
 
     def training(self, given: Given, address: str | None) -> Training:

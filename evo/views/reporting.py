@@ -9,10 +9,10 @@ from dataclasses import astuple, dataclass
 from evo.archive import Agreement, best_under_budget, dominated_share
 from evo.candidates import STEP2, Evaluation
 from evo.front import FrontPoint, plan_summary
-from evo.loop.generations import DRIVER
 from evo.loop.memory import MEMORY
 from evo.loop.observers import SearchObserver, Standing
 from evo.loop.running import RunningAgreement, RunningFront
+from evo.loop.scoring import DRIVER
 from evo.problem import Problem
 from evo.views.progress import Listener, Progress, SearchInfo
 
