@@ -33,9 +33,12 @@ from evaluators.distillation import TeacherAnswers
 from evaluators.fresh import reinitialise
 from evaluators.recovery import Budget, classify, tune
 from evaluators.supernets.sorting import refused_groups
+from evo.archive import kendall_tau
+from evo.candidates import STEP2
 from evo.config.schema import Config, parse
 from evo.randomness import derived_seed
 from evo.registry import MODELS, resolve
+from evo.result import Result
 from evo.studies.classifier import Study
 from search_spaces.plan import CompressionPlan, Width
 
@@ -78,6 +81,8 @@ def main() -> None:
     for name, found in rows.items():
         figures[f"top1_{name}"] = float(np.mean([row["top1"] for row in found]))
         figures[f"macs_{name}"] = found[0]["macs"] / whole["macs"]
+    for name in ("tas", "metapruning"):
+        figures[f"tau_macs_inherited_{name}"] = larger_is_better(work.result(name))
     named = ("images", "search_epochs", "epochs", "threads") if given.weights else ("epochs", "threads")
     more: dict[str, Any] = {
         "settings": {name: getattr(given, name) for name in named},
@@ -86,6 +91,13 @@ def main() -> None:
     }
     name = "half_macs" if given.weights else "half_macs_digits"
     print(record.write(name, figures, list(range(given.seeds)), more, module="half_macs"))
+
+
+def larger_is_better(result: Result) -> float:
+    """Kendall's tau between MACs and accuracy with shared weights, over everything that a search measured."""
+    rows = [e.measures for e in result.evaluations if e.candidate.step == STEP2 and e.completed]
+    macs, errors = (np.array([row[name] for row in rows]) for name in ("macs", "top1_error"))
+    return kendall_tau(macs, -errors).tau
 
 
 def config(name: str, given: argparse.Namespace) -> Config:
