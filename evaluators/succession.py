@@ -39,8 +39,7 @@ def succeed(
 def grown(tuned: nn.Module, plan: CompressionPlan, model: nn.Module, trace: Trace, ranking: Ranking) -> nn.Module:
     """The tuned network of a plan in the shape of the uncompressed `model`, with the same logits: channels that were cut are
     zero, and nobody reads them. ValueError for a plan that does more than to prune channels."""
-    more = {"skips": plan.skips, "factors": plan.factors, "sparse": plan.sparse, "bits": plan.bits}
-    found = [name for name, records in more.items() if records]
+    found = [*(["skips"] if plan.skips else []), *_beyond_pruning(plan)]
     if found:
         raise ValueError(
             f"a network that gets back its full shape must have lost channels alone, but got one with {', '.join(found)}; "
@@ -73,9 +72,14 @@ def _place(whole: Tensor, index: Sequence[Tensor], part: Tensor) -> None:
     whole[torch.meshgrid(*index, indexing="ij")] = part
 
 
+def _beyond_pruning(plan: CompressionPlan) -> list[str]:
+    """What a plan does to layers that it keeps, by name."""
+    records = {"factors": plan.factors, "sparse": plan.sparse, "bits": plan.bits}
+    return [name for name, found in records.items() if found]
+
+
 def _check_nested(trace: Trace, ranking: Ranking, before: CompressionPlan, plan: CompressionPlan) -> None:
-    more = {"factors": before.factors, "sparse": before.sparse, "bits": before.bits}
-    found = [name for name, records in more.items() if records]
+    found = _beyond_pruning(before)
     if found:
         raise ValueError(
             f"the predecessor of another plan must be a network that was only pruned, but got one with {', '.join(found)}; "
