@@ -43,6 +43,7 @@ UNIFORM, L1, MADE_UP = "uniform", "l1", "_compensated"
 CHOSEN = (UNIFORM, L1, UNIFORM + MADE_UP, L1 + MADE_UP)
 PASSES = ((ORIGINAL, COEVOLVED, *CHOSEN), (INDEPENDENT,))  # the ablation, a search more for every seed, comes last
 COMPARED = ("test_ssim", "test_l1", "test_discriminator_distance", "test_cycle_l1")
+JOINT = "untuned_test_loss"  # what the paper minimises of a pair, its size aside, on the test split before fine-tuning
 PATTERNS = {direction: f"*:{direction}.*" for direction in DIRECTIONS}
 
 
@@ -68,21 +69,23 @@ class Bench:
         return api.resume(run, config=config) if api.is_run(str(run)) else api.run_config(config, str(run))
 
     def measured(self, name: str) -> dict[str, float]:
-        """Test measures of one network after fine-tuning, kept in a file; every network is tuned by the same seed."""
+        """Test measures of one network before and after fine-tuning; every network is tuned by the same seed."""
+        study = self.study()
+        if name == ORIGINAL:
+            return self._kept(name, lambda: study.evaluator.baseline(FINAL))
+        plan, seed = plan_of(self, study, name), derived_seed(self.config.seed, "fine-tuning")
+        untuned = self._kept(
+            f"{name}-untuned", lambda: study.evaluator.tested(study.evaluator.realise(plan, STEP2, seed))
+        )
+        joint = loss(untuned, study.evaluator.weights.cycle, "test_")
+        return {**self._kept(name, lambda: study.evaluator.evaluate(plan, FINAL, seed)), JOINT: joint}
+
+    def _kept(self, name: str, measure: Callable[[], Mapping[str, float]]) -> dict[str, float]:
         file = self.work / f"{name}.json"
         if not file.is_file():
-            study = self.study()
-            original = name == ORIGINAL
-            found = study.evaluator.baseline(FINAL) if original else self._tuned(study, plan_of(self, study, name))
-            file.write_text(json.dumps(found, indent=1))
-        measured: dict[str, float] = json.loads(file.read_text())
-        return measured
-
-    def _tuned(self, study: TranslationStudy, plan: CompressionPlan) -> dict[str, float]:
-        seed = derived_seed(self.config.seed, "fine-tuning")
-        before = study.evaluator.evaluate(plan, STEP2, seed)
-        untuned = {f"before_{name}": before[name] for name in ("discriminator_distance", "cycle_l1")}
-        return {**study.evaluator.evaluate(plan, FINAL, seed), **untuned}
+            file.write_text(json.dumps(measure(), indent=1))
+        known: dict[str, float] = json.loads(file.read_text())
+        return known
 
 
 def plan_of(bench: Bench, study: TranslationStudy, name: str) -> CompressionPlan:
@@ -105,13 +108,13 @@ def genome_of(bench: Bench, study: TranslationStudy, name: str) -> Genome:
     return scaled(study, lambda _, units: range(units))
 
 
-def loss(evaluation: Evaluation, result: Result, direction: str = "") -> float:
+def loss(measures: Mapping[str, float], cycle: float, split: str = "", direction: str = "") -> float:
     """The fidelity terms of the paper's objective: of a pair, or of one generator ("_a_to_b") beside what it was scored with."""
-    weights = result.config.gan.fitness if result.config.gan else None
-    cycle = weights.cycle if weights else 0.0
-    return (
-        evaluation.measures[f"discriminator_distance{direction}"] + cycle * evaluation.measures[f"cycle_l2{direction}"]
-    )
+    return measures[f"{split}discriminator_distance{direction}"] + cycle * measures[f"{split}cycle_l2{direction}"]
+
+
+def cycle_of(result: Result) -> float:
+    return result.config.gan.fitness.cycle if result.config.gan else 0.0
 
 
 def best_pair(result: Result) -> Genome:
@@ -119,7 +122,7 @@ def best_pair(result: Result) -> Genome:
     pairs = feasible(result.problem, result.evaluations, STEP2)
     if not pairs:
         raise ValueError("the search must find a pair within its limits, but got none; raise budget.generations")
-    return min(pairs, key=lambda e: loss(e, result)).candidate.genome
+    return min(pairs, key=lambda e: loss(e.measures, cycle_of(result))).candidate.genome
 
 
 def best_halves(result: Result) -> Genome:
@@ -139,7 +142,7 @@ def fittest(result: Result, direction: str) -> Evaluation:
         raise ValueError(
             f"the search must find a generator {direction} within its limits, but got none; raise the budget"
         )
-    return min(within, key=lambda e: loss(e, result, f"_{direction}"))
+    return min(within, key=lambda e: loss(e.measures, cycle_of(result), direction=f"_{direction}"))
 
 
 def scaled(study: TranslationStudy, order: Callable[[MaskGene, int], Sequence[int]]) -> Genome:
@@ -186,7 +189,7 @@ def figures_of(found: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]
         for measure in (*COMPARED, "params", "macs"):
             figures[f"{name}_{measure}"] = mean(one[name][measure] for one in found)
     for name in (name for name in names if name not in (COEVOLVED, ORIGINAL)):
-        for measure in COMPARED:
+        for measure in (m for m in (*COMPARED, JOINT) if all(m in one[name] for one in found)):
             short = measure.removeprefix("test_")
             differences = [one[COEVOLVED][measure] - one[name][measure] for one in found]
             figures[f"{short}_minus_{name}"] = mean(differences)

@@ -44,6 +44,7 @@ def score(candidate: Candidate) -> Evaluation:
     fit = {name: 1 / (1 + distance) for name, distance in away.items()}
     measures = {f"fit_{name}": float(value) for name, value in fit.items()}
     measures |= {f"flat_{name}": float(10 + value) for name, value in fit.items()}
+    measures |= {f"joint_{name}": float(1 / (1 + sum(away.values()))) for name in away}
     alone = {f"alone_{name}": float(half.sum()) for name, half in (("left", left), ("right", right))}
     size = float(left.sum() + right.sum())
     return Evaluation(candidate, Status.COMPLETED, {**measures, **alone, "error": 1 / (1 + size), "size": size})
@@ -90,10 +91,20 @@ def test_populations_take_turns_and_everyone_meets_the_best_of_the_other_part() 
             assert half(candidate, other) == half(met.candidate, other)
 
 
-def test_the_first_generation_has_no_partner() -> None:
-    for batch, _ in played(by_fitness(), 2):
+@pytest.mark.parametrize("alone", [1, 3])
+def test_the_first_generations_have_no_partner(alone: int) -> None:
+    history = played(by_fitness(alone=alone), 2 * alone + 2)
+    for batch, _ in history[: 2 * alone]:
         assert all(c.opponents == () for c in batch.candidates)
         assert all(half(c, "right" if c.role == "left" else "left") == (3, 3, 3) for c in batch.candidates[1:])
+    assert all(c.opponents for batch, _ in history[2 * alone :] for c in batch.candidates)
+
+
+def test_the_best_pair_never_gets_worse_under_a_fitness_of_the_pair() -> None:
+    for seed in range(5):
+        algorithm = dataclasses.replace(by_fitness(alone=2), fitness_measure="joint")
+        bests = [max(e.measures["joint_left"] for e in told) for _, told in played(algorithm, 16, seed)]
+        assert bests[4:] == sorted(bests[4:]) and bests[-1] > bests[4]
 
 
 def test_the_best_of_a_population_lives_on_with_the_new_partner() -> None:

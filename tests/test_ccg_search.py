@@ -157,6 +157,8 @@ def test_measures_are_counted_and_computed_by_hand_on_the_built_pair(tmp_path: P
         share, measures["discriminator_distance_a_to_b"], measures["cycle_l2_a_to_b"], evaluator.weights
     )
     assert measures["paper_fitness_a_to_b"] == pytest.approx(expected)
+    both = [1 / measures[f"paper_fitness_{direction}"] for direction in DIRECTIONS]
+    assert all(measures[f"joint_fitness_{direction}"] == pytest.approx(1 / sum(both)) for direction in DIRECTIONS)
     removed = 1 - np.mean([code[i] for i in bits if "a_to_b" in space.names[i]])
     code_form = code_fitness(
         removed, measures["discriminator_distance_a_to_b"], measures["cycle_l1_a_to_b"], evaluator.weights

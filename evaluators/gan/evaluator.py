@@ -98,13 +98,13 @@ class TranslationEvaluator:
         validation = {A_TO_B: self.splits.a.validation.images, B_TO_A: self.splits.b.validation.images}
         images = {name: found[: options.validation or len(found)] for name, found in validation.items()}
         measures = self._losses(module, images, "validation")
+        params = {name: count.parameters(module.get_submodule(name)) for name in DIRECTIONS}
         for direction in DIRECTIONS:
-            params = count.parameters(module.get_submodule(direction))
-            share = params / count.parameters(self.teacher.get_submodule(direction))
-            removed = self._removed(plan, direction)
-            measures[f"params_{direction}"] = float(params)
+            measures[f"params_{direction}"] = float(params[direction])
             measures[f"macs_{direction}"] = self._macs(plan, direction)
-            measures.update(fitness_measures(direction, share, removed, measures, self.weights))
+        shares = {name: left / count.parameters(self.teacher.get_submodule(name)) for name, left in params.items()}
+        removed = {name: self._removed(plan, name) for name in DIRECTIONS}
+        measures.update(fitness_measures(shares, removed, measures, self.weights))
         return {**measures, **(self.tested(module) if options.test else {})}
 
     def tested(self, module: nn.Module) -> dict[str, float]:

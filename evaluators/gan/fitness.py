@@ -31,13 +31,23 @@ def code_fitness(removed: float, distance: float, cycle_l1: float, weights: Weig
 
 
 def fitness_measures(
-    direction: str, size: float, removed: float, losses: Mapping[str, float], weights: Weights
+    sizes: Mapping[str, float], removed: Mapping[str, float], losses: Mapping[str, float], weights: Weights
 ) -> dict[str, float]:
-    """Both forms for one direction; `_alone` is without the cycle term, for when there is no partner yet."""
-    distance, l1, l2 = (losses[f"{name}_{direction}"] for name in ("discriminator_distance", "cycle_l1", "cycle_l2"))
-    return {
-        f"paper_fitness_{direction}": paper_fitness(size, distance, l2, weights),
-        f"paper_fitness_alone_{direction}": paper_fitness(size, distance, 0.0, weights),
-        f"code_fitness_{direction}": code_fitness(removed, distance, l1, weights),
-        f"code_fitness_alone_{direction}": code_fitness(removed, distance, 0.0, weights),
-    }
+    """The forms for every direction, by shares of what is left and of what was removed; `_alone` is without the cycle term, for
+    when there is no partner yet. `joint_fitness` is 1 / (the paper's objective of the pair), the same in both directions: both
+    sizes, both distances and both cycles, on each of which either generator has an effect."""
+    found: dict[str, float] = {}
+    whole = sum(sizes.values()), losses["discriminator_distance"], losses["cycle_l2"]
+    for direction, size in sizes.items():
+        distance, l1, l2 = (
+            losses[f"{name}_{direction}"] for name in ("discriminator_distance", "cycle_l1", "cycle_l2")
+        )
+        found |= {
+            f"paper_fitness_{direction}": paper_fitness(size, distance, l2, weights),
+            f"paper_fitness_alone_{direction}": paper_fitness(size, distance, 0.0, weights),
+            f"joint_fitness_{direction}": paper_fitness(*whole, weights),
+            f"joint_fitness_alone_{direction}": paper_fitness(*whole[:2], 0.0, weights),
+            f"code_fitness_{direction}": code_fitness(removed[direction], distance, l1, weights),
+            f"code_fitness_alone_{direction}": code_fitness(removed[direction], distance, 0.0, weights),
+        }
+    return found

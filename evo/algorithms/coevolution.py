@@ -54,13 +54,14 @@ class CoevolutionState:
 @dataclass(frozen=True)
 class Coevolution:
     """The parts take turns; a generation is one turn of each. `parts` maps a population's name to a pattern of gene names (by
-    default two halves). In the first generation there is no partner yet: the rest of the network is uncompressed.
+    default two halves). In the first `alone` generations there is no partner yet: the rest of the network is uncompressed.
 
     With `fitness_measure`, measure NAME_PART of each part is maximised under the constraints (feasible first, by violation):
     everyone is scored with the current best of the other part; `elites` live on, the rest of the new population are copies
     (share `copied`), two children of crossover (`crossed`) or mutants, their parents drawn by roulette (Shu et al. 2019), which
     hardly selects where fitness differs little, or by `mating: tournament` (of two, the fitter). `first_measure` stands for it
-    in the first generation.
+    while there is no partner. A fitness that judges the whole pair alike for both parts never loses ground: the elite meets the
+    partner beside which it was best.
 
     `independent` parts never meet: the rest of the network stays uncompressed, and each is scored beside that from the first
     generation on, which is what co-evolution is compared with.
@@ -77,6 +78,7 @@ class Coevolution:
     parts: Mapping[str, str] = field(default_factory=dict)
     fitness_measure: str = ""
     first_measure: str = ""
+    alone: int = 1
     independent: bool = False
     elites: int = 1
     copied: float = 0.2
@@ -91,7 +93,7 @@ class Coevolution:
     within: Mapping[str, Within] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_sizes(population=self.population, elites=self.elites)
+        check_sizes(population=self.population, elites=self.elites, alone=self.alone)
         check_shares(
             copied=self.copied,
             crossed=self.crossed,
@@ -112,7 +114,8 @@ class Coevolution:
         rng = stream(state.seed, "coevolution", state.asked)
         own = _of_role(state.population, part.name)
         others = [_of_role(state.population, other.name) for other in parts if other != part]
-        rest = None if self.independent or state.asked < len(parts) or not all(others) else others
+        met = state.asked >= self.alone * len(parts) and all(others)
+        rest = others if met and not self.independent else None
         proposals = self._turn(parts, part, own, rest, state, rng)
         batch = _numbered(proposals, state.asked, state.asked // len(parts), part.name, self.step)
         return batch, replace(state, asked=state.asked + 1, seen=state.seen.plus(genomes(batch)))
