@@ -110,17 +110,19 @@ def config(name: str, given: argparse.Namespace) -> Config:
         values["model"] = {"factory": "resnet20", "weights": given.weights}
         values["data"] = {**other["data"], "kwargs": {"root": given.data, "download": False}}
         values["data"] |= {"validation": 2000, "train_limit": given.images}
-        values["evaluation"]["step2"] = {"recalibration": 1024, "validation": 1000}
-        values["supernet"] |= {"batch": 128, **schedule(name, given.search_epochs)}
+        values["evaluation"]["step2"] = {"recalibration": 1024, "validation": 1000 if name == "tas" else 2000}
+        values["supernet"] |= schedule(name, given.search_epochs)
         values["budget"] = {"generations": GENERATIONS if name == "tas" else 8}
     return parse(yaml.safe_dump(values))
 
 
 def schedule(name: str, epochs: float) -> dict[str, Any]:
-    """A pass of TAS is one of the weights' half of the images and one of the logits' half."""
+    """A pass of TAS is one of the weights' half of the images and one of the logits' half. PruningNet learnt best at this rate
+    and batch: after 400 steps of 128 images, held-out cross-entropy at half of the widths was 1.65, 1.49, 1.43, 1.51 and 1.65
+    with rates 0.004, 0.01, 0.03, 0.1 and 0.3; 1.37 after 800 steps of 64 with 0.02."""
     if name == "metapruning":
-        return {"warm_up": epochs, "horizon": epochs}
-    return {"epochs": epochs / GENERATIONS, "horizon": epochs, "lr": 0.05}
+        return {"warm_up": epochs, "horizon": epochs, "batch": 64, "lr": 0.02}
+    return {"epochs": epochs / GENERATIONS, "horizon": epochs, "batch": 128, "lr": 0.05}
 
 
 def contenders(study: Study, work: Work) -> dict[str, nn.Module]:
