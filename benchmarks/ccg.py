@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import RESULTS, kept, write
 from evaluators.gan.networks import DIRECTIONS
 from evaluators.saliency import Site, l1
 from evo import api
@@ -70,22 +70,23 @@ class Bench:
 
     def measured(self, name: str) -> dict[str, float]:
         """Test measures of one network before and after fine-tuning; every network is tuned by the same seed."""
-        study = self.study()
         if name == ORIGINAL:
-            return self._kept(name, lambda: study.evaluator.baseline(FINAL))
-        plan, seed = plan_of(self, study, name), derived_seed(self.config.seed, "fine-tuning")
-        untuned = self._kept(
-            f"{name}-untuned", lambda: study.evaluator.tested(study.evaluator.realise(plan, STEP2, seed))
-        )
-        joint = loss(untuned, study.evaluator.weights.cycle, "test_")
-        return {**self._kept(name, lambda: study.evaluator.evaluate(plan, FINAL, seed)), JOINT: joint}
+            return kept(self.work / f"{name}.json", lambda: self.study().evaluator.baseline(FINAL))
+        untuned = kept(self.work / f"{name}-untuned.json", lambda: self._untuned(name))
+        joint = loss(untuned, cycle_of(self.config), "test_")
+        return {**kept(self.work / f"{name}.json", lambda: self._tuned(name)), JOINT: joint}
 
-    def _kept(self, name: str, measure: Callable[[], Mapping[str, float]]) -> dict[str, float]:
-        file = self.work / f"{name}.json"
-        if not file.is_file():
-            file.write_text(json.dumps(measure(), indent=1))
-        known: dict[str, float] = json.loads(file.read_text())
-        return known
+    def _untuned(self, name: str) -> dict[str, float]:
+        study = self.study()
+        return study.evaluator.tested(study.evaluator.realise(plan_of(self, study, name), STEP2, self._seed))
+
+    def _tuned(self, name: str) -> dict[str, float]:
+        study = self.study()
+        return study.evaluator.evaluate(plan_of(self, study, name), FINAL, self._seed)
+
+    @property
+    def _seed(self) -> int:
+        return derived_seed(self.config.seed, "fine-tuning")
 
 
 def plan_of(bench: Bench, study: TranslationStudy, name: str) -> CompressionPlan:
@@ -113,8 +114,8 @@ def loss(measures: Mapping[str, float], cycle: float, split: str = "", direction
     return measures[f"{split}discriminator_distance{direction}"] + cycle * measures[f"{split}cycle_l2{direction}"]
 
 
-def cycle_of(result: Result) -> float:
-    return result.config.gan.fitness.cycle if result.config.gan else 0.0
+def cycle_of(config: Config) -> float:
+    return config.gan.fitness.cycle if config.gan else 0.0
 
 
 def best_pair(result: Result) -> Genome:
@@ -122,7 +123,7 @@ def best_pair(result: Result) -> Genome:
     pairs = feasible(result.problem, result.evaluations, STEP2)
     if not pairs:
         raise ValueError("the search must find a pair within its limits, but got none; raise budget.generations")
-    return min(pairs, key=lambda e: loss(e.measures, cycle_of(result))).candidate.genome
+    return min(pairs, key=lambda e: loss(e.measures, cycle_of(result.config))).candidate.genome
 
 
 def best_halves(result: Result) -> Genome:
@@ -142,15 +143,15 @@ def fittest(result: Result, direction: str) -> Evaluation:
         raise ValueError(
             f"the search must find a generator {direction} within its limits, but got none; raise the budget"
         )
-    return min(within, key=lambda e: loss(e.measures, cycle_of(result), direction=f"_{direction}"))
+    return min(within, key=lambda e: loss(e.measures, cycle_of(result.config), direction=f"_{direction}"))
 
 
 def scaled(study: TranslationStudy, order: Callable[[MaskGene, int], Sequence[int]]) -> Genome:
     """Every code keeps the same share of its channels, the first in `order`: the widest pair within the limits of the search."""
     limits, parts = limits_of_parts(study.problem, study.space), parts_of(study.space, PATTERNS)
     most = max(group.size for group in study.space.network.groups)
-    for kept in range(most, 0, -1):
-        genome = _keeping(study, kept / most, order)
+    for widest in range(most, 0, -1):
+        genome = _keeping(study, widest / most, order)
         if all(limits[part.name].excess(np.array([part.of(genome)]))[0] <= 0 for part in parts):
             return genome
     raise ValueError(
@@ -220,11 +221,11 @@ def main() -> None:
             found[seed] |= {name: bench.measured(name) for name in names}
             known = [one for one in found.values() if one]
             print(json.dumps(figures_of(known), indent=1), flush=True)
-            written = keep(given.task, {seed: one for seed, one in found.items() if one}, given.changes)
+            written = merged(given.task, {seed: one for seed, one in found.items() if one}, given.changes)
     print(written)
 
 
-def keep(task: str, found: Mapping[int, dict[str, dict[str, float]]], changes: Sequence[str]) -> Path:
+def merged(task: str, found: Mapping[int, dict[str, dict[str, float]]], changes: Sequence[str]) -> Path:
     """Write what was measured so far beside what is known of the other task."""
     file = RESULTS / "ccg.json"
     known: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,15 @@ def write(
     }
     file.write_text(json.dumps(content, indent=2) + "\n")
     return file
+
+
+def kept(file: Path, measure: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+    """What this file holds, else what is measured now and written there."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(measure(), indent=2))
+    known: dict[str, float] = json.loads(file.read_text())
+    return known
 
 
 def commit() -> str:

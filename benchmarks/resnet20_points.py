@@ -71,14 +71,8 @@ class Kept:
     folder: Path
 
     def measured(self, key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-        file = self.folder / f"{key}.json"
-        if not file.is_file():
-            began = time.perf_counter()
-            found = measure()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({**found, "seconds": time.perf_counter() - began}, indent=2))
-        known: dict[str, float] = json.loads(file.read_text())
-        return known
+        began = time.perf_counter()
+        return record.kept(self.folder / f"{key}.json", lambda: {**measure(), "seconds": time.perf_counter() - began})
 
 
 def nominees(result: Result, network: Network, limit: float, count: int) -> tuple[Evaluation, ...]:

@@ -16,7 +16,6 @@ With its defaults all of it takes about an hour on two cores.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -117,14 +116,14 @@ class Work:
 
     def once(self, key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
         """The measures kept under this key, else measured now and kept."""
-        file = self.folder / "measured" / f"{key}.json"
-        if not file.is_file():
-            file.parent.mkdir(parents=True, exist_ok=True)
+
+        def told() -> dict[str, float]:
             with torch_threads(self.threads):
-                file.write_text(json.dumps(measure(), indent=2))
-            print(key, file.read_text(), flush=True)
-        known: dict[str, float] = json.loads(file.read_text())
-        return known
+                found = measure()
+            print(key, found, flush=True)
+            return found
+
+        return record.kept(self.folder / "measured" / f"{key}.json", told)
 
 
 def on_test(study: Study, epochs: float) -> CompressionEvaluator:

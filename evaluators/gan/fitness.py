@@ -37,7 +37,7 @@ def fitness_measures(
     when there is no partner yet. `joint_fitness` is 1 / (the paper's objective of the pair), the same in both directions: both
     sizes, both distances and both cycles, on each of which either generator has an effect."""
     found: dict[str, float] = {}
-    whole = sum(sizes.values()), losses["discriminator_distance"], losses["cycle_l2"]
+    joint = paper_fitness(sum(sizes.values()), losses["discriminator_distance"], losses["cycle_l2"], weights)
     for direction, size in sizes.items():
         distance, l1, l2 = (
             losses[f"{name}_{direction}"] for name in ("discriminator_distance", "cycle_l1", "cycle_l2")
@@ -45,8 +45,7 @@ def fitness_measures(
         found |= {
             f"paper_fitness_{direction}": paper_fitness(size, distance, l2, weights),
             f"paper_fitness_alone_{direction}": paper_fitness(size, distance, 0.0, weights),
-            f"joint_fitness_{direction}": paper_fitness(*whole, weights),
-            f"joint_fitness_alone_{direction}": paper_fitness(*whole[:2], 0.0, weights),
+            f"joint_fitness_{direction}": joint,
             f"code_fitness_{direction}": code_fitness(removed[direction], distance, l1, weights),
             f"code_fitness_alone_{direction}": code_fitness(removed[direction], distance, 0.0, weights),
         }
