@@ -58,9 +58,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=12000, help="training images, of which 2,000 are held out")
     parser.add_argument("--search-epochs", type=float, default=10)
     parser.add_argument("--epochs", type=float, default=12, help="of every network trained from scratch")
+    parser.add_argument(
+        "--batch", type=int, help="images a step, of every network trained from scratch (128; digits 64)"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
+    given.batch = given.batch or (128 if given.weights else 64)
     work = Work(Path(given.work), (), given.threads)
     for name in ("tas", "metapruning"):
         work.search(name, config(name, given))
@@ -69,8 +73,8 @@ def main() -> None:
     rows = {
         name: [
             work.once(
-                f"{name}-{given.epochs:g}-{seed}",
-                lambda m=module, s=seed: trained(study, m, given.epochs, derived_seed(s, "half of the macs"), answered),
+                f"{name}-{given.epochs:g}-{given.batch}-{seed}",
+                lambda m=module, s=seed: trained(study, m, given, derived_seed(s, "half of the macs"), answered),
             )
             for seed in range(given.seeds)
         ]
@@ -83,7 +87,7 @@ def main() -> None:
         figures[f"macs_{name}"] = found[0]["macs"] / whole["macs"]
     for name in ("tas", "metapruning"):
         figures |= {f"{figure}_{name}": value for figure, value in inherited(work.result(name)).items()}
-    named = ("images", "search_epochs", "epochs", "threads") if given.weights else ("epochs", "threads")
+    named = ("epochs", "batch", "threads", *(("images", "search_epochs") if given.weights else ()))
     more: dict[str, Any] = {
         "settings": {name: getattr(given, name) for name in named},
         "top1": {name: [row["top1"] for row in found] for name, found in rows.items()},
@@ -166,11 +170,11 @@ def macs(study: Study, module: nn.Module) -> float:
 
 
 def trained(
-    study: Study, module: nn.Module, epochs: float, seed: int, answered: dict[int, Tensor]
+    study: Study, module: nn.Module, given: argparse.Namespace, seed: int, answered: dict[int, Tensor]
 ) -> Mapping[str, float]:
     device, splits = study.evaluator.device, study.splits
     reinitialise(module.to(device), seed)
-    budget = Budget(epochs, 128 if study.config.model.weights else 64, 0.1, alpha=0.9, temperature=4.0, ways=4)
+    budget = Budget(given.epochs, given.batch, 0.1, alpha=0.9, temperature=4.0, ways=4)
     answers = TeacherAnswers(study.teacher, splits, device, answered)
     tune(module, study.teacher, splits, budget, seed, device, answers=answers)
     recalibrate(module, splits.calibration_batches(2048, 128, device), ranges=False)
