@@ -116,18 +116,19 @@ def config(name: str, given: argparse.Namespace) -> Config:
         values["model"] = {"factory": "resnet20", "weights": given.weights}
         values["data"] = {**other["data"], "kwargs": {"root": given.data, "download": False}}
         values["data"] |= {"validation": 2000, "train_limit": given.images}
-        values["evaluation"]["step2"] = {"recalibration": 1024, "validation": 1000 if name == "tas" else 2000}
-        values["supernet"] |= schedule(name, given.search_epochs)
-        values["budget"] = {"generations": GENERATIONS if name == "tas" else 8}
+        supernet, validation, generations = schedule(name, given.search_epochs)
+        values["evaluation"]["step2"] = {"recalibration": 1024, "validation": validation}
+        values["supernet"] |= supernet
+        values["budget"] = {"generations": generations}
     return parse(yaml.safe_dump(values))
 
 
-def schedule(name: str, epochs: float) -> dict[str, Any]:
-    """A pass of TAS is one of the weights' half of the images and one of the logits' half. PruningNet learns little at the rate
-    that suits it on digits (docs/supernets.md)."""
+def schedule(name: str, epochs: float) -> tuple[dict[str, Any], int, int]:
+    """Settings of the shared weights, images that networks are measured on, and generations. A pass of TAS is one of the weights'
+    half of the images and one of the logits' half; PruningNet needs a rate and batch of its own (docs/supernets.md)."""
     if name == "metapruning":
-        return {"warm_up": epochs, "horizon": epochs, "batch": 64, "lr": 0.02}
-    return {"epochs": epochs / GENERATIONS, "horizon": epochs, "batch": 128, "lr": 0.05}
+        return {"warm_up": epochs, "horizon": epochs, "batch": 64, "lr": 0.02}, 2000, 8
+    return {"epochs": epochs / GENERATIONS, "horizon": epochs, "batch": 128, "lr": 0.05}, 1000, GENERATIONS
 
 
 def contenders(study: Study, work: Work) -> dict[str, nn.Module]:
