@@ -29,7 +29,7 @@ demo: $(INSTALLED)  ## search on handwritten digits, about 2 minutes on 2 cores
 	@echo "these commands live in $(VENV); once per shell: source $(BIN)/activate"
 
 test: $(INSTALLED)  ## run the default tests (no GPU, no network, no downloads)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)  ## check style and types
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """Property tests look at the same examples on every machine, however slow it is; one small finished search for all to read."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,22 @@ from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def one_ray() -> Iterator[None]:
+    """One private Ray for all that use it, started as a search would start it."""
+    from cluster.ray_session import connect
+
+    token = Path.home() / ".ray" / "auth_token"
+    before = token.exists()
+    with pytest.MonkeyPatch.context() as patch:  # GPUs and others that are only said to be there
+        patch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps({"GPU": 1, "small": 4}))
+        ray, started = connect(None, cpus=4)
+    yield
+    assert started
+    assert token.exists() == before, "a private cluster leaves no token behind"
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

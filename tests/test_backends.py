@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,26 +23,12 @@ from evo.failures import WorkerStartError
 from search_spaces.genome import Genome
 from search_spaces.plan import CompressionPlan
 
-TOKEN = Path.home() / ".ray" / "auth_token"
 UNLUCKY: Genome = (0, 0, 0, 0, 3, 5)  # 20 bits
 DEADLY: Genome = (0, 0, 0, 0, 5, 5)  # 22 bits
 HANGING: Genome = (0, 0, 0, 1, 5, 5)  # 23 bits
 FINE: tuple[Genome, ...] = ((3, 3, 3, 3, 3, 3), (1, 1, 1, 1, 1, 1), (2, 1, 1, 2, 1, 2), (1, 1, 3, 3, 3, 1))
 
 MakeBackend = Callable[..., Backend]
-
-
-@pytest.fixture(scope="module")
-def one_ray() -> Iterator[None]:
-    """One private Ray for the module, started as RayBackend would start it."""
-    before = TOKEN.exists()
-    with pytest.MonkeyPatch.context() as patch:  # GPUs and others that are only said to be there
-        patch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps({"GPU": 1, "small": 4}))
-        ray, started = connect(None, cpus=4)
-    yield
-    assert started
-    assert TOKEN.exists() == before, "a private cluster leaves no token behind"
-    ray.shutdown()
 
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])

@@ -260,7 +260,9 @@ def test_a_longer_search_begins_as_the_shorter_one(whole: tuple[Config, Result])
 
 @pytest.mark.ray
 @pytest.mark.parametrize("whole", [True], indirect=True)
-def test_on_a_cluster_overlapping_changes_no_result(whole: tuple[Config, Result], tmp_path: Path) -> None:
+def test_on_a_cluster_overlapping_changes_no_result(
+    whole: tuple[Config, Result], one_ray: None, tmp_path: Path
+) -> None:
     made, expected = whole
     there = made.model_copy(update={"execution": made.execution.model_copy(update={"backend": "ray", "workers": 1})})
     assert rows(api.run_config(there, str(tmp_path / "there")).evaluations) == rows(expected.evaluations)

@@ -27,7 +27,7 @@ def own(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.ray
-def test_generators_of_a_user_are_searched_on_actors_as_in_this_process(tmp_path: Path) -> None:
+def test_generators_of_a_user_are_searched_on_actors_as_in_this_process(one_ray: None, tmp_path: Path) -> None:
     here = api.run_config(validate(own(tmp_path)), str(tmp_path / "here"))
     there = api.run_config(validate(own(tmp_path, execution={"backend": "ray", "workers": 2})), str(tmp_path / "there"))
     assert all(e.completed for e in there.evaluations) and rows(there.evaluations) == rows(here.evaluations)

@@ -219,19 +219,13 @@ def test_doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
 def test_results_do_not_depend_on_backend_or_workers(
-    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path, finished: Path, one_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cluster.ray_session import connect
-
     expected = archive(finished)
-    ray, _ = connect(None, 2)  # one cluster for both searches
-    try:
-        for workers in (1, 2):
-            options = set_options(
-                ["execution.backend=ray", f"execution.workers={workers}", "evaluation.final.picks=[knee]"]
-            )
-            answer = evo(capsys, "search", config, "--run-dir", tmp_path / str(workers), "-q", *options)
-            assert answer.code == 0, answer.err
-            assert archive(tmp_path / str(workers)) == expected
-    finally:
-        ray.shutdown()
+    for workers in (1, 2):
+        options = set_options(
+            ["execution.backend=ray", f"execution.workers={workers}", "evaluation.final.picks=[knee]"]
+        )
+        answer = evo(capsys, "search", config, "--run-dir", tmp_path / str(workers), "-q", *options)
+        assert answer.code == 0, answer.err
+        assert archive(tmp_path / str(workers)) == expected

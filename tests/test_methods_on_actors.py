@@ -25,7 +25,7 @@ def two_actors(config: Config) -> Config:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("made", [tas, metapruning, chained])
-def test_a_search_on_actors_is_that_of_one_process(made: Callable[[], Config], tmp_path: Path) -> None:
+def test_a_search_on_actors_is_that_of_one_process(made: Callable[[], Config], one_ray: None, tmp_path: Path) -> None:
     config = made()
     here = api.run_config(config, str(tmp_path / "here"))
     there = api.run_config(two_actors(config), str(tmp_path / "there"))

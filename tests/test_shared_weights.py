@@ -146,7 +146,7 @@ class Mortal:
 
 
 @pytest.mark.ray
-def test_a_trainer_on_the_cluster_is_replaced_when_it_dies(tmp_path: Path) -> None:
+def test_a_trainer_on_the_cluster_is_replaced_when_it_dies(one_ray: None, tmp_path: Path) -> None:
     trainer = RayTrainer(partial(Mortal, tmp_path))
     try:
         trainer.train(1, [(0, 1), (1, 1)])
@@ -172,7 +172,7 @@ class Gated:
 
 
 @pytest.mark.ray
-def test_a_trainer_on_the_cluster_works_while_the_driver_goes_on(tmp_path: Path) -> None:
+def test_a_trainer_on_the_cluster_works_while_the_driver_goes_on(one_ray: None, tmp_path: Path) -> None:
     trainer = RayTrainer(partial(Gated, tmp_path), threads=1, alone=2)
     (tmp_path / "go-1").touch()
     try:
