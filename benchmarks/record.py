@@ -40,12 +40,12 @@ def write(
     return file
 
 
-def kept(file: Path, measure: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+def kept(file: Path, measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     """What this file holds, else what is measured now and written there."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(measure(), indent=2))
-    known: dict[str, float] = json.loads(file.read_text())
+    known: dict[str, Any] = json.loads(file.read_text())
     return known
 
 

@@ -5,8 +5,9 @@
 At every limit the `--nominees` best networks of the search are tuned for `--trial-epochs`; the one with the lowest error on
 search-validation images is tuned for `--epochs` (one number, or one per limit), its last epoch measured on the test split. With a
 finished run directory no search is made, and what `--work` holds is not tuned again: `--limits 0.15` finishes one point alone,
-in a process of its own, and a last call without it collects all of them. Other networks: `--name resnet56_points
---set model.factory=resnet56 --limits 0.47`.
+in a process of its own, and a last call without it collects all of them. `--plans benchmarks/results/resnet20_points.json`
+makes no search either: it tunes the networks of an earlier result, and takes over what was measured with the same recipe.
+Other networks: `--name resnet56_points --set model.factory=resnet56 --limits 0.47`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from benchmarks import record
 from evaluators.compression import StepOptions
 from evaluators.recovery import Budget
 from evo.candidates import FINAL, STEP2, Evaluation
-from evo.randomness import evaluation_seed
+from evo.config.schema import load as load_config
+from evo.randomness import derived_seed
 from evo.result import Result, load
 from evo.studies.classifier import Study, build_study
 from evo.studies.inputs import Given
@@ -70,18 +72,36 @@ class Kept:
 
     folder: Path
 
-    def measured(self, key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    def measured(self, key: str, measure: Callable[[], Mapping[str, float]]) -> dict[str, Any]:
         began = time.perf_counter()
-        return record.kept(self.folder / f"{key}.json", lambda: {**measure(), "seconds": time.perf_counter() - began})
+
+        def timed() -> dict[str, Any]:
+            return {**measure(), "seconds": time.perf_counter() - began, "commit": record.commit()}
+
+        return record.kept(self.folder / f"{key}.json", timed)
 
 
-def nominees(result: Result, network: Network, limit: float, count: int) -> tuple[Evaluation, ...]:
+@dataclass(frozen=True)
+class Nominee:
+    """A network that may be tuned: the candidate it was in its search, its plan, and its share of the original's MACs."""
+
+    id: str
+    plan: CompressionPlan
+    macs: float
+
+
+def nominees(result: Result, network: Network, limit: float, count: int) -> tuple[Nominee, ...]:
     """The most accurate measured networks within the limit, all of whose weights have at most 8 bits."""
+    within = sorted(_within(result, network, limit), key=lambda e: (e.measures["top1_error"], e.candidate.id))
+    base = result.baseline["macs"]
+    return tuple(Nominee(e.candidate.id, plan_of(result, e), e.measures["macs"] / base) for e in within[:count])
+
+
+def _within(result: Result, network: Network, limit: float) -> Iterable[Evaluation]:
     most = limit * result.baseline["macs"]
     measured = (e for e in result.evaluations if e.candidate.step == STEP2 and e.completed)
     within = [e for e in measured if e.measures["macs"] <= most and low_bits(network, plan_of(result, e))]
-    distinct = {e.candidate.genome: e for e in reversed(within)}
-    return tuple(sorted(distinct.values(), key=lambda e: (e.measures["top1_error"], e.candidate.id))[:count])
+    return {e.candidate.genome: e for e in reversed(within)}.values()
 
 
 def plan_of(result: Result, evaluation: Evaluation) -> CompressionPlan:
@@ -96,15 +116,12 @@ def low_bits(network: Network, plan: CompressionPlan) -> bool:
     return all(bits.get(layer.name, 32) <= MOST_BITS for layer in network.layers if layer.name not in gone)
 
 
-def tuned(study: Study, result: Result, chosen: Evaluation, recipe: Recipe, test: bool) -> dict[str, float]:
+def tuned(study: Study, nominee: Nominee, recipe: Recipe, test: bool) -> Mapping[str, float]:
     """Measures of one network after the recipe, errors on search-validation images and, with `test`, on the test split."""
-    budget = recipe.budget(chosen.measures["macs"] / result.baseline["macs"])
-    options = StepOptions(study.config.evaluation.final.recalibration, 0, budget, test=test)
-    evaluator = replace(
-        study.evaluator, steps={FINAL: options}, artifacts=None, progress=_Progress(chosen.candidate.id)
-    )
-    seed = evaluation_seed(result.seed, chosen.candidate.genome, FINAL)
-    return evaluator.evaluate(plan_of(result, chosen), FINAL, seed)
+    options = StepOptions(study.config.evaluation.final.recalibration, 0, recipe.budget(nominee.macs), test=test)
+    evaluator = replace(study.evaluator, steps={FINAL: options}, artifacts=None, progress=_Progress(nominee.id))
+    seed = derived_seed(study.config.seed, "points", int(nominee.plan.digest, 16))
+    return evaluator.evaluate(nominee.plan, FINAL, seed)
 
 
 @dataclass
@@ -119,19 +136,18 @@ class _Progress:
 
 
 def point(
-    study: Study, result: Result, limit: float, recipe: Recipe, trial: Recipe, count: int, kept: Kept
+    study: Study, chosen: Sequence[Nominee], limit: float, recipe: Recipe, trial: Recipe, kept: Kept
 ) -> dict[str, Any]:
-    """One row of the results: the nominee chosen by short tunes, and its measures after the full one."""
-    chosen = nominees(result, study.trace.network, limit, count)
+    """One row of the results: the nominee that short tunes choose, and its measures after the full one."""
     best, tried = chosen[0], {}
     if len(chosen) > 1:
-        tried = {e.candidate.id: _tried(study, result, e, limit, trial, kept) for e in chosen}
-        best = min(chosen, key=lambda e: tried[e.candidate.id])
-    found = kept.measured(_key(limit, best, recipe), lambda: tuned(study, result, best, recipe, True))
-    base = result.baseline
+        tried = {n.id: _tried(study, n, limit, trial, kept) for n in chosen}
+        best = min(chosen, key=lambda n: tried[n.id])
+    found = kept.measured(_key(limit, best, recipe), lambda: tuned(study, best, recipe, True))
+    base = study.baseline
     return {
         "limit": limit,
-        "candidate_id": best.candidate.id,
+        "candidate_id": best.id,
         "test_top1": 1 - found["test_top1_error"],
         "macs": found["macs"] / base["macs"],
         "size_bytes": found["size_bytes"] / base["size_bytes"],
@@ -139,13 +155,28 @@ def point(
         "recipe": asdict(recipe),
         "validation_error_of_trials": tried,
         "seconds": found["seconds"],
-        "plan": json.loads(plan_of(result, best).to_json()),
+        "commit": found.get("commit", ""),
+        "plan": json.loads(best.plan.to_json()),
     }
 
 
-def _tried(study: Study, result: Result, nominee: Evaluation, limit: float, trial: Recipe, kept: Kept) -> float:
+def _tried(study: Study, nominee: Nominee, limit: float, trial: Recipe, kept: Kept) -> float:
     """The error on search-validation images after a short tune."""
-    return kept.measured(_key(limit, nominee, trial), lambda: tuned(study, result, nominee, trial, False))["top1_error"]
+    error: float = kept.measured(_key(limit, nominee, trial), lambda: tuned(study, nominee, trial, False))["top1_error"]
+    return error
+
+
+def row_of(earlier: Mapping[str, Any], limit: float) -> dict[str, Any]:
+    """What an earlier result holds for this limit, with the commit that measured it."""
+    for row in earlier["points"]:
+        if row["limit"] == limit:
+            return {"commit": earlier["commit"], **row}
+    limits = [row["limit"] for row in earlier["points"]]
+    raise ValueError(f"--limits must be among those of --plans, {limits}, but got {limit}; name one of them")
+
+
+def again(row: Mapping[str, Any]) -> Nominee:
+    return Nominee(row["candidate_id"], CompressionPlan.from_json(json.dumps(row["plan"])), row["macs"])
 
 
 def require_nominees(result: Result, network: Network, limits: Iterable[float]) -> None:
@@ -158,9 +189,9 @@ def require_nominees(result: Result, network: Network, limits: Iterable[float]) 
             )
 
 
-def _key(limit: float, evaluation: Evaluation, recipe: Recipe) -> str:
+def _key(limit: float, nominee: Nominee, recipe: Recipe) -> str:
     settings = "-".join(f"{value:g}" for value in asdict(recipe).values())
-    return f"{limit:g}x-{evaluation.candidate.id}-{settings}"
+    return f"{limit:g}x-{nominee.id}-{settings}"
 
 
 def figures(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
@@ -181,6 +212,7 @@ def main() -> None:
     parser.add_argument("--data", default="")
     parser.add_argument("--run-dir", default="runs/resnet20-points")
     parser.add_argument("--name", default=NAME, help="of the file of results")
+    parser.add_argument("--plans", type=Path, help="an earlier result: tune its networks, without a search")
     parser.add_argument("--work", default="runs/resnet20-points-tuned")
     parser.add_argument("--epochs", type=float, nargs="+", default=[40], help="of all limits, or one for each")
     parser.add_argument("--trial-epochs", type=float, default=1)
@@ -193,21 +225,26 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="override the search's configuration")
     arguments = parser.parse_args()
     recipe = Recipe(0, arguments.lr, arguments.lr_small, arguments.batch, ways=arguments.ways)
-    result = searched(Path(arguments.run_dir), arguments)
-    study = build_study(result.config, Path(arguments.run_dir), Given())
     trial, kept = replace(recipe, epochs=arguments.trial_epochs), Kept(Path(arguments.work))
-    require_nominees(result, study.trace.network, arguments.limits)
+    recipes = [replace(recipe, epochs=epochs) for epochs in per_limit(arguments.epochs, arguments.limits)]
+    if arguments.plans:
+        earlier = json.loads(arguments.plans.read_text())
+        known = {limit: row_of(earlier, limit) for limit in arguments.limits}
+        study, search = build_study(load_config(CONFIG, overrides(arguments)), None, Given()), earlier["search"]
+        chosen = {limit: (again(row),) for limit, row in known.items()}
+    else:
+        result = searched(Path(arguments.run_dir), arguments)
+        study, search = build_study(result.config, Path(arguments.run_dir), Given()), result.config.budget.model_dump()
+        require_nominees(result, study.trace.network, arguments.limits)
+        chosen = {n: nominees(result, study.trace.network, n, arguments.nominees) for n in arguments.limits}
+        known = {}
     rows = []
-    for limit, epochs in zip(arguments.limits, per_limit(arguments.epochs, arguments.limits), strict=True):
-        full = replace(recipe, epochs=epochs)
-        rows.append(point(study, result, limit, full, trial, arguments.nominees, kept))
+    for limit, full in zip(arguments.limits, recipes, strict=True):
+        measured = known.get(limit, {}).get("recipe") == asdict(full)
+        rows.append(known[limit] if measured else point(study, chosen[limit], limit, full, trial, kept))
         print(json.dumps({name: rows[-1][name] for name in ("limit", "candidate_id", "test_top1", "macs", "epochs")}))
-        more = {
-            "points": rows,
-            "search": result.config.budget.model_dump(),
-            "macs_counter": "convolutions and linear layers",
-        }
-        print(record.write(arguments.name, figures(rows), [result.seed], more, NAME))
+        more = {"points": rows, "search": search, "macs_counter": "convolutions and linear layers"}
+        print(record.write(arguments.name, figures(rows), [study.config.seed], more, NAME))
 
 
 def per_limit(epochs: Sequence[float], limits: Sequence[float]) -> Sequence[float]:
@@ -218,10 +255,13 @@ def per_limit(epochs: Sequence[float], limits: Sequence[float]) -> Sequence[floa
     return epochs if len(epochs) == len(limits) else list(epochs) * len(limits)
 
 
+def overrides(arguments: argparse.Namespace) -> list[str]:
+    return [f"model.weights={arguments.weights}", f"data.kwargs.root={arguments.data}", *arguments.set]
+
+
 def searched(run: Path, arguments: argparse.Namespace) -> Result:
     if not (run / "run.json").is_file():
-        overrides = [f"model.weights={arguments.weights}", f"data.kwargs.root={arguments.data}", *arguments.set]
-        sets = [f"--set={override}" for override in overrides]
+        sets = [f"--set={override}" for override in overrides(arguments)]
         subprocess.run([sys.executable, "-m", "evo.cli", "search", CONFIG, "--run-dir", str(run), *sets], check=True)
     return load(str(run))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,20 @@ from safetensors.torch import save_file
 from small_run import evo, settings, write_config
 
 from benchmarks import resnet20_points
-from benchmarks.resnet20_points import Kept, Recipe, figures, low_bits, nominees, plan_of, point, require_nominees
+from benchmarks.resnet20_points import (
+    Kept,
+    Nominee,
+    Recipe,
+    again,
+    figures,
+    low_bits,
+    nominees,
+    point,
+    require_nominees,
+    row_of,
+)
 from evaluators.models.small import digits_cnn
+from evo.candidates import STEP2
 from evo.result import load
 from evo.studies.classifier import build_study
 from evo.studies.inputs import Given
@@ -31,20 +44,19 @@ def test_the_best_network_within_the_limit_is_tuned_once(
     study = build_study(result.config, tmp_path / "run", Given())
     network = study.trace.network
     within = nominees(result, network, 0.9, 2)
-    for nominee in within:
-        assert nominee.measures["macs"] <= 0.9 * result.baseline["macs"]
-        assert low_bits(network, plan_of(result, nominee))
+    assert all(nominee.macs <= 0.9 and low_bits(network, nominee.plan) for nominee in within)
+    error = {e.candidate.id: e.measures["top1_error"] for e in result.evaluations if e.candidate.step == STEP2}
     everyone = nominees(result, network, 0.9, 99)
-    assert [e.measures["top1_error"] for e in everyone] == sorted(e.measures["top1_error"] for e in everyone)
+    assert [error[n.id] for n in everyone] == sorted(error[n.id] for n in everyone)
 
     recipe, trial, kept = Recipe(0.5, batch=32, ways=2), Recipe(0.2, batch=32), Kept(tmp_path / "tuned")
-    row = point(study, result, 0.9, recipe, trial, 2, kept)
+    row = point(study, within, 0.9, recipe, trial, kept)
     errors = row["validation_error_of_trials"]
     assert row["candidate_id"] == min(errors, key=lambda name: (errors[name], list(errors).index(name)))
     assert figures([row])["top1_at_0_9"] == row["test_top1"] and row["macs"] <= 0.9
     assert row["test_top1"] * 40 == pytest.approx(round(row["test_top1"] * 40)), "a share of the 40 test images"
     monkeypatch.setattr(resnet20_points, "tuned", None)
-    assert point(study, result, 0.9, recipe, trial, 2, kept) == row
+    assert point(study, within, 0.9, recipe, trial, kept) == row
     with pytest.raises(
         ValueError, match=r"must have measured a network within macs<=0.001x and 8-bit weights, but got none"
     ):
@@ -63,3 +75,13 @@ def test_a_float_layer_disqualifies(tmp_path: Path) -> None:
 def test_the_learning_rate_follows_what_is_left() -> None:
     recipe = Recipe(10, lr=0.02, lr_small=0.1)
     assert [recipe.budget(share).lr for share in (1.0, 0.5, 0.0)] == pytest.approx([0.02, 0.06, 0.1])
+
+
+def test_the_networks_of_an_earlier_result_are_tuned_without_their_search() -> None:
+    plan = CompressionPlan(bits=(Bits("conv1", 8),))
+    row = {"limit": 0.5, "candidate_id": "0003-0001", "macs": 0.45, "plan": json.loads(plan.to_json())}
+    earlier = {"commit": "abc", "points": [row, {**row, "limit": 0.2, "commit": "def"}]}
+    assert again(row_of(earlier, 0.5)) == Nominee("0003-0001", plan, 0.45)
+    assert [row_of(earlier, limit)["commit"] for limit in (0.5, 0.2)] == ["abc", "def"]
+    with pytest.raises(ValueError, match=r"must be among those of --plans, \[0.5, 0.2\], but got 0.3"):
+        row_of(earlier, 0.3)
