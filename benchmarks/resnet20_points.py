@@ -6,7 +6,7 @@ At every limit the `--nominees` best networks of the search are tuned for `--tri
 search-validation images is tuned for `--epochs` (one number, or one per limit), its last epoch measured on the test split. With a
 finished run directory no search is made, and what `--work` holds is not tuned again: `--limits 0.15` finishes one point alone,
 in a process of its own, and a last call without it collects all of them. `--plans benchmarks/results/resnet20_points.json`
-makes no search either: it tunes the networks of an earlier result, and takes over what was measured with the same recipe.
+makes no search either: it tunes those of an earlier result anew at the limits named, and leaves its other points.
 Other networks: `--name resnet56_points --set model.factory=resnet56 --limits 0.47`.
 """
 
@@ -51,6 +51,7 @@ class Recipe:
     alpha: float = 0.9
     temperature: float = 4.0
     ways: int = 8
+    bfloat16: float = 0.0
 
     def budget(self, macs: float) -> Budget:
         """For a network of this share of the original's MACs."""
@@ -63,6 +64,7 @@ class Recipe:
             temperature=self.temperature,
             warmup=min(0.1, 1 / max(self.epochs, 1)),
             ways=self.ways,
+            bfloat16=self.bfloat16,
         )
 
 
@@ -166,16 +168,11 @@ def _tried(study: Study, nominee: Nominee, limit: float, trial: Recipe, kept: Ke
     return error
 
 
-def row_of(earlier: Mapping[str, Any], limit: float) -> dict[str, Any]:
-    """What an earlier result holds for this limit, with the commit that measured it."""
-    for row in earlier["points"]:
-        if row["limit"] == limit:
-            return {"commit": earlier["commit"], **row}
-    limits = [row["limit"] for row in earlier["points"]]
-    raise ValueError(f"--limits must be among those of --plans, {limits}, but got {limit}; name one of them")
-
-
-def again(row: Mapping[str, Any]) -> Nominee:
+def again(rows: Mapping[float, Mapping[str, Any]], limit: float) -> Nominee:
+    """The network that an earlier result has at this limit."""
+    if limit not in rows:
+        raise ValueError(f"--limits must be among those of --plans, {list(rows)}, but got {limit}; name one of them")
+    row = rows[limit]
     return Nominee(row["candidate_id"], CompressionPlan.from_json(json.dumps(row["plan"])), row["macs"])
 
 
@@ -222,29 +219,31 @@ def main() -> None:
     parser.add_argument("--lr-small", type=float, default=Recipe.lr_small)
     parser.add_argument("--batch", type=int, default=Recipe.batch)
     parser.add_argument("--ways", type=int, default=Recipe.ways)
+    parser.add_argument("--bfloat16", type=float, default=Recipe.bfloat16, help="share of the steps in mixed precision")
     parser.add_argument("--set", action="append", default=[], help="override the search's configuration")
     arguments = parser.parse_args()
-    recipe = Recipe(0, arguments.lr, arguments.lr_small, arguments.batch, ways=arguments.ways)
+    recipe = Recipe(
+        0, arguments.lr, arguments.lr_small, arguments.batch, ways=arguments.ways, bfloat16=arguments.bfloat16
+    )
     trial, kept = replace(recipe, epochs=arguments.trial_epochs), Kept(Path(arguments.work))
     recipes = [replace(recipe, epochs=epochs) for epochs in per_limit(arguments.epochs, arguments.limits)]
+    rows: dict[float, dict[str, Any]] = {}
     if arguments.plans:
         earlier = json.loads(arguments.plans.read_text())
-        known = {limit: row_of(earlier, limit) for limit in arguments.limits}
+        rows = {row["limit"]: {"commit": earlier["commit"], **row} for row in earlier["points"]}
+        chosen = {limit: (again(rows, limit),) for limit in arguments.limits}
         study, search = build_study(load_config(CONFIG, overrides(arguments)), None, Given()), earlier["search"]
-        chosen = {limit: (again(row),) for limit, row in known.items()}
     else:
         result = searched(Path(arguments.run_dir), arguments)
         study, search = build_study(result.config, Path(arguments.run_dir), Given()), result.config.budget.model_dump()
         require_nominees(result, study.trace.network, arguments.limits)
         chosen = {n: nominees(result, study.trace.network, n, arguments.nominees) for n in arguments.limits}
-        known = {}
-    rows = []
     for limit, full in zip(arguments.limits, recipes, strict=True):
-        measured = known.get(limit, {}).get("recipe") == asdict(full)
-        rows.append(known[limit] if measured else point(study, chosen[limit], limit, full, trial, kept))
-        print(json.dumps({name: rows[-1][name] for name in ("limit", "candidate_id", "test_top1", "macs", "epochs")}))
-        more = {"points": rows, "search": search, "macs_counter": "convolutions and linear layers"}
-        print(record.write(arguments.name, figures(rows), [study.config.seed], more, NAME))
+        rows[limit] = point(study, chosen[limit], limit, full, trial, kept)
+        print(json.dumps({name: rows[limit][name] for name in ("candidate_id", "test_top1", "macs", "epochs")}))
+        points = list(rows.values())
+        more = {"points": points, "search": search, "macs_counter": "convolutions and linear layers"}
+        print(record.write(arguments.name, figures(points), [study.config.seed], more, NAME))
 
 
 def per_limit(epochs: Sequence[float], limits: Sequence[float]) -> Sequence[float]:

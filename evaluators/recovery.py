@@ -18,6 +18,8 @@ from evaluators.distillation import Match, TeacherAnswers, between, outputs_of, 
 from evaluators.schedules import Shape, cosine, rate
 from evaluators.weight_quantiser import LEARNED
 
+Student = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -26,7 +28,7 @@ class Budget:
 
     epochs: passes over the training split, fractions allowed, 0 for none. lr: peak of the schedule, reached by a linear warm-up
     over the first `warmup` share of the steps. ways: 0, or in how many ways an image is augmented, so that the teacher answers
-    each once.
+    each once. bfloat16: the share of the steps, the first ones, in which the student computes in mixed precision.
     """
 
     epochs: float = 0.0
@@ -41,6 +43,7 @@ class Budget:
     attention: float = 0.0
     schedule: Shape = cosine
     ways: int = 0
+    bfloat16: float = 0.0
 
 
 def tune(
@@ -67,7 +70,8 @@ def tune(
     model.train()
     objective = _objective(model, teacher, splits, budget, device, places, answers)
     for step, batch in enumerate(splits.training_batches(budget.batch, budget.epochs, seed, device, budget.ways)):
-        loss = objective(batch)
+        student = mixed(model, device) if step < budget.bfloat16 * steps else model
+        loss = objective(student, batch)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the tuning loss must stay finite, but got {loss.item()} at step {step}; lower its lr={budget.lr}"
@@ -90,18 +94,30 @@ def _objective(
     device: torch.device,
     places: Sequence[Match],
     answers: TeacherAnswers | None,
-) -> Callable[[TrainingBatch], Tensor]:
-    """The loss of a batch."""
+) -> Callable[[Student, TrainingBatch], Tensor]:
+    """The loss of a batch, given what answers as the model does."""
     if teacher is None or not any((budget.alpha, budget.features, budget.attention)):
-        return lambda batch: distillation_loss(model(batch.images), batch.labels, None, budget)
+        return lambda student, batch: distillation_loss(student(batch.images), batch.labels, None, budget)
     answered = TeacherAnswers(teacher, splits, device) if answers is None else answers
     weights = {"features": budget.features, "attention": budget.attention}
     if places and any(weights.values()):
-        return lambda batch: _compared(model, teacher, batch, budget, weights, places)
-    return lambda batch: distillation_loss(model(batch.images), batch.labels, answered.logits(batch), budget)
+        return lambda student, batch: _compared(student, model, teacher, batch, budget, weights, places)
+    return lambda student, batch: distillation_loss(student(batch.images), batch.labels, answered.logits(batch), budget)
+
+
+def mixed(model: nn.Module, device: torch.device) -> Student:
+    """What answers as the model does, in mixed precision; logits are float32."""
+
+    def answer(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            logits: Tensor = model(images)
+        return logits.float()
+
+    return answer
 
 
 def _compared(
+    student: Student,
     model: nn.Module,
     teacher: nn.Module,
     batch: TrainingBatch,
@@ -114,7 +130,7 @@ def _compared(
     with outputs_of(teacher, names) as wanted, torch.no_grad():
         soft = teacher(batch.images)
     with outputs_of(model, names) as found:
-        logits = model(batch.images)
+        logits = student(batch.images)
     return distillation_loss(logits, batch.labels, soft, budget) + between(weights, found, wanted, places)
 
 

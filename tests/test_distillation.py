@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -173,6 +174,24 @@ def test_an_evaluator_asks_once_for_all_plans_and_compares_where_it_is_told() ->
     assert asked.count(len(data.train)) == 1, "known already"
     compared = replace(evaluator, steps={"s": StepOptions(64, 60, replace(short, attention=1.0))})
     assert compared.evaluate(halved(), "s", 1)["cross_entropy"] != first["cross_entropy"]
+
+
+def test_the_first_steps_compute_in_mixed_precision_and_the_teacher_never_does() -> None:
+    net, data = trained(), splits()
+    teacher, model = copy.deepcopy(net.model), compose(net.model, net.trace, net.ranking, halved())
+    kinds: dict[str, list[torch.dtype]] = {"student": [], "teacher": []}
+    for name, network in (("student", model), ("teacher", teacher)):
+        conv = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+        conv.register_forward_hook(lambda _, __, output, to=kinds[name]: to.append(output.dtype))
+    before = classify(model, data, data.train, CPU)[1]
+    kinds["student"].clear()
+    tune(model, teacher, data, Budget(epochs=4, batch=32, lr=0.02, bfloat16=0.75), 3, CPU)
+    steps = 4 * (len(data.train) // 32)
+    halved_steps = math.ceil(0.75 * steps)
+    assert kinds["student"] == [torch.bfloat16] * halved_steps + [torch.float32] * (steps - halved_steps)
+    assert set(kinds["teacher"]) == {torch.float32}
+    assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    assert classify(model, data, data.train, CPU)[1] < 0.5 * before
 
 
 def test_ways_repeat_over_epochs_and_seeds() -> None:

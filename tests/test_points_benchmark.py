@@ -21,7 +21,6 @@ from benchmarks.resnet20_points import (
     nominees,
     point,
     require_nominees,
-    row_of,
 )
 from evaluators.models.small import digits_cnn
 from evo.candidates import STEP2
@@ -79,9 +78,7 @@ def test_the_learning_rate_follows_what_is_left() -> None:
 
 def test_the_networks_of_an_earlier_result_are_tuned_without_their_search() -> None:
     plan = CompressionPlan(bits=(Bits("conv1", 8),))
-    row = {"limit": 0.5, "candidate_id": "0003-0001", "macs": 0.45, "plan": json.loads(plan.to_json())}
-    earlier = {"commit": "abc", "points": [row, {**row, "limit": 0.2, "commit": "def"}]}
-    assert again(row_of(earlier, 0.5)) == Nominee("0003-0001", plan, 0.45)
-    assert [row_of(earlier, limit)["commit"] for limit in (0.5, 0.2)] == ["abc", "def"]
+    rows = {0.5: {"candidate_id": "0003-0001", "macs": 0.45, "plan": json.loads(plan.to_json())}, 0.2: {}}
+    assert again(rows, 0.5) == Nominee("0003-0001", plan, 0.45)
     with pytest.raises(ValueError, match=r"must be among those of --plans, \[0.5, 0.2\], but got 0.3"):
-        row_of(earlier, 0.3)
+        again(rows, 0.3)
