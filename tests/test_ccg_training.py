@@ -156,6 +156,9 @@ def test_the_other_domain_is_the_digit_turned_and_inverted() -> None:
         255 - rotate(data.test_a[3, 0].numpy().astype(float), -25, reshape=False, order=1) - data.test_b[3, 0].numpy()
     )
     assert away < 6 < other.mean()
+    light = tilted_digits(size=16, train=100, inverted=False)
+    assert torch.equal(light.train_a, data.train_a)
+    assert (255 - light.test_b.int() - data.test_b.int()).abs().max() <= 1, "rounded to bytes"
 
 
 def test_folders_and_parquet_give_equal_images_and_faults_are_sentences(tmp_path: Path) -> None:

@@ -41,8 +41,11 @@ def unpaired_parquet(
     return UnpairedImages(a, b, test_a, test_b, paired, flip, pad)
 
 
-def tilted_digits(root: str | None = None, size: int = 16, degrees: float = 25.0, train: int = 1200) -> UnpairedImages:
-    """White digits on black (a) and the same turned by `degrees`, black on white (b): paired tests, unpaired halves for training.
+def tilted_digits(
+    root: str | None = None, size: int = 16, degrees: float = 25.0, train: int = 1200, inverted: bool = True
+) -> UnpairedImages:
+    """White digits on black (a) and the same turned by `degrees` (b), black on white where `inverted`: paired tests, unpaired
+    halves for training. Only chance tells a generator that light is to become dark: inverted, some seeds learn scrambled digits.
 
     Digits are MNIST's, as torchvision lays them out under `root`, or without one the 8 x 8 digits that ship inside scikit-learn.
     `train` is the number of training images of both domains together; the test split has 200 at most.
@@ -51,16 +54,16 @@ def tilted_digits(root: str | None = None, size: int = 16, degrees: float = 25.0
     everything, tests = (F.interpolate(p.images.float(), (size, size)) for p in (source.train, source.test))
     chosen, tests = everything[:train], tests[:200]
     half = len(chosen) // 2
-    return UnpairedImages(
-        _bytes(chosen[:half]), _other(chosen[half:], degrees), _bytes(tests), _other(tests, degrees), paired=True
-    )
+    others = [_turned(images, degrees) for images in (chosen[half:], tests)]
+    b, tests_b = (_bytes(255 - images if inverted else images) for images in others)
+    return UnpairedImages(_bytes(chosen[:half]), b, _bytes(tests), tests_b, paired=True)
 
 
-def _other(images: Tensor, degrees: float) -> Tensor:
+def _turned(images: Tensor, degrees: float) -> Tensor:
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     turn = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]]).expand(len(images), 2, 3)
     grid = F.affine_grid(turn, list(images.shape), align_corners=False)
-    return _bytes(255 - F.grid_sample(images, grid, align_corners=False))
+    return F.grid_sample(images, grid, align_corners=False)
 
 
 def _bytes(images: Tensor) -> Tensor:
