@@ -6,7 +6,7 @@ At every limit the `--nominees` best networks of the search are tuned for `--tri
 search-validation images is tuned for `--epochs` (one number, or one per limit), its last epoch measured on the test split. With a
 finished run directory no search is made, and what `--work` holds is not tuned again: `--limits 0.15` finishes one point alone,
 in a process of its own, and a last call without it collects all of them. `--plans benchmarks/results/resnet20_points.json`
-makes no search either: it tunes those of an earlier result anew at the limits named, and leaves its other points.
+makes no search either: the networks of an earlier result are tuned anew at the limits named, its other points stay.
 Other networks: `--name resnet56_points --set model.factory=resnet56 --limits 0.47`.
 """
 
@@ -157,7 +157,7 @@ def point(
         "recipe": asdict(recipe),
         "validation_error_of_trials": tried,
         "seconds": found["seconds"],
-        "commit": found.get("commit", ""),
+        "commit": found["commit"],
         "plan": json.loads(best.plan.to_json()),
     }
 

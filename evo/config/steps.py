@@ -33,7 +33,7 @@ class Tune(Section):
         0, ge=0, description="0, or in how many ways an image is augmented: the teacher answers each once"
     )
     bfloat16: float = Field(
-        0.0, ge=0, le=1, description="share of the steps, the first ones, in mixed precision: faster with AMX or a GPU"
+        0.0, ge=0, le=1, description="share of the steps, the first ones, in mixed precision: for AMX and GPUs"
     )
 
 
