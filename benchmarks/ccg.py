@@ -1,7 +1,7 @@
-"""Co-evolved generators against uniform widths, L1-norm pruning and independent evolution, in equal limits, equally tuned.
+"""Co-evolved generators against uniform widths, L1-norm pruning and generators evolved apart, in equal limits, equally tuned.
 
     python -m benchmarks.ccg --work DIR                                 # digits, three seeds
-    python -m benchmarks.ccg --work DIR --task maps --data DIR          # aerial photos and maps, one seed; hours on two cores
+    python -m benchmarks.ccg --work DIR --task maps --data DIR          # aerial photos and maps, one seed
 
 Everything goes on where it was stopped when the command is run again with the same --work.
 """
@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -37,13 +38,21 @@ from search_spaces.plan import CompressionPlan
 
 CONFIGS = {"digits": "configs/ccg_digits.yaml", "maps": "configs/ccg_maps.yaml"}
 SEEDS = {"digits": (0, 1, 2), "maps": (0,)}
-COEVOLVED, INDEPENDENT, ORIGINAL = "coevolved", "independent", "original"
+COEVOLVED, ORIGINAL = "coevolved", "original"
+# Two populations that never meet: judged by the discriminators alone, for want of a partner; or beside the uncompressed other
+# generator, cycle term included.
+INDEPENDENT, BESIDE = "independent", "independent_beside_uncompressed"
 # Channels chosen without a search: alone, as published, and with layers that make up for lost channels, as in the search.
 UNIFORM, L1, MADE_UP = "uniform", "l1", "_compensated"
 CHOSEN = (UNIFORM, L1, UNIFORM + MADE_UP, L1 + MADE_UP)
-PASSES = ((ORIGINAL, COEVOLVED, *CHOSEN), (INDEPENDENT,))  # the ablation, a search more for every seed, comes last
+# The ablation, two searches more for every seed, comes last.
+PASSES = ((ORIGINAL, COEVOLVED, *CHOSEN), (INDEPENDENT, BESIDE))
 COMPARED = ("test_ssim", "test_l1", "test_discriminator_distance", "test_cycle_l1")
 JOINT = "untuned_test_loss"  # what the paper minimises of a pair, its size aside, on the test split before fine-tuning
+ABLATED: dict[str, dict[str, Any]] = {
+    INDEPENDENT: {"independent": True, "fitness_measure": "paper_fitness_alone"},
+    BESIDE: {"independent": True},
+}
 PATTERNS = {direction: f"*:{direction}.*" for direction in DIRECTIONS}
 
 
@@ -53,6 +62,7 @@ class Bench:
 
     config: Config
     work: Path
+    tunes: int = 1
 
     def study(self) -> TranslationStudy:
         return build_translation(self.config, self.work / COEVOLVED, Given())
@@ -60,7 +70,7 @@ class Bench:
     def searched(self, name: str) -> Result:
         """The search of this name, begun or continued."""
         run = self.work / name
-        params = {**self.config.algorithm.params, "independent": name == INDEPENDENT}
+        params = {**self.config.algorithm.params, **ABLATED.get(name, {})}
         algorithm = self.config.algorithm.model_copy(update={"params": params})
         final = self.config.evaluation.final.model_copy(update={"picks": []})  # chosen and tuned here
         evaluation = self.config.evaluation.model_copy(update={"final": final})
@@ -69,24 +79,26 @@ class Bench:
         return api.resume(run, config=config) if api.is_run(str(run)) else api.run_config(config, str(run))
 
     def measured(self, name: str) -> dict[str, float]:
-        """Test measures of one network before and after fine-tuning; every network is tuned by the same seed."""
+        """Test measures of one network before and after fine-tuning, means over the tunes; every network has the same seeds."""
         if name == ORIGINAL:
             return kept(self.work / f"{name}.json", lambda: self.study().evaluator.baseline(FINAL))
         untuned = kept(self.work / f"{name}-untuned.json", lambda: self._untuned(name))
         joint = loss(untuned, cycle_of(self.config), "test_")
-        return {**kept(self.work / f"{name}.json", lambda: self._tuned(name)), JOINT: joint}
+        each = [kept(self._file(name, tune), partial(self._tuned, name, tune)) for tune in range(self.tunes)]
+        return {**{measure: mean(one[measure] for one in each) for measure in each[0]}, JOINT: joint}
+
+    def _file(self, name: str, tune: int) -> Path:
+        epochs = self.config.evaluation.final.tune.epochs
+        return self.work / f"{name}-{epochs:g}-epochs-{tune}.json"
 
     def _untuned(self, name: str) -> dict[str, float]:
         study = self.study()
-        return study.evaluator.tested(study.evaluator.realise(plan_of(self, study, name), STEP2, self._seed))
+        return study.evaluator.tested(study.evaluator.realise(plan_of(self, study, name), STEP2, self.config.seed))
 
-    def _tuned(self, name: str) -> dict[str, float]:
+    def _tuned(self, name: str, tune: int) -> dict[str, float]:
         study = self.study()
-        return study.evaluator.evaluate(plan_of(self, study, name), FINAL, self._seed)
-
-    @property
-    def _seed(self) -> int:
-        return derived_seed(self.config.seed, "fine-tuning")
+        seed = derived_seed(self.config.seed, "fine-tuning", *([tune] if tune else []))
+        return study.evaluator.evaluate(plan_of(self, study, name), FINAL, seed)
 
 
 def plan_of(bench: Bench, study: TranslationStudy, name: str) -> CompressionPlan:
@@ -102,8 +114,8 @@ def plain(plan: CompressionPlan) -> CompressionPlan:
 def genome_of(bench: Bench, study: TranslationStudy, name: str) -> Genome:
     if name == COEVOLVED:
         return best_pair(bench.searched(name))
-    if name == INDEPENDENT:
-        return best_halves(bench.searched(name))
+    if name in ABLATED:
+        return best_halves(bench.searched(name), 0.0 if name == INDEPENDENT else cycle_of(bench.config))
     if name.startswith(L1):
         return scaled(study, lambda gene, _: by_norm(study, gene))
     return scaled(study, lambda _, units: range(units))
@@ -126,14 +138,14 @@ def best_pair(result: Result) -> Genome:
     return min(pairs, key=lambda e: loss(e.measures, cycle_of(result.config))).candidate.genome
 
 
-def best_halves(result: Result) -> Genome:
-    """The generator of least loss of each population, which never met."""
+def best_halves(result: Result, cycle: float) -> Genome:
+    """The generator of least loss of each population, which never met; `cycle` weighs the round trip beside the uncompressed."""
     first, second = parts_of(result.problem.space, PATTERNS)
-    chosen = [fittest(result, part.name).candidate.genome for part in (first, second)]
+    chosen = [fittest(result, part.name, cycle).candidate.genome for part in (first, second)]
     return second.joined(second.of(chosen[1]), chosen[0])
 
 
-def fittest(result: Result, direction: str) -> Evaluation:
+def fittest(result: Result, direction: str, cycle: float) -> Evaluation:
     uppers = {c.measure: c.upper for c in result.problem.constraints if c.measure.endswith(direction)}
     mine = [
         e for e in result.evaluations if e.candidate.role == direction and e.candidate.step == STEP2 and e.completed
@@ -143,7 +155,7 @@ def fittest(result: Result, direction: str) -> Evaluation:
         raise ValueError(
             f"the search must find a generator {direction} within its limits, but got none; raise the budget"
         )
-    return min(within, key=lambda e: loss(e.measures, cycle_of(result.config), direction=f"_{direction}"))
+    return min(within, key=lambda e: loss(e.measures, cycle, direction=f"_{direction}"))
 
 
 def scaled(study: TranslationStudy, order: Callable[[MaskGene, int], Sequence[int]]) -> Genome:
@@ -208,28 +220,35 @@ def main() -> None:
     parser.add_argument("--task", choices=CONFIGS, default="digits")
     parser.add_argument("--data", help="data.kwargs.root: MNIST as torchvision lays it out, or the folder of the maps")
     parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument(
+        "--tunes", type=int, default=1, help="of every network, by seeds of their own; measures are means"
+    )
+    parser.add_argument("--epochs", type=float, help="of every tune instead of the configuration's; kept beside it")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     given = parser.parse_args()
     seeds = given.seeds or SEEDS[given.task]
+    label = given.task if given.epochs is None else f"{given.task}_{given.epochs:g}_epochs"
     found: dict[int, dict[str, dict[str, float]]] = {seed: {} for seed in seeds}
     for names in PASSES:
         for seed in seeds:
             work = given.work / f"{given.task}-{seed}"
             changes = [*given.changes, f"seed={seed}", f"gan.baseline={work / 'baseline'}"]
             changes += [f"data.kwargs.root={given.data}"] if given.data else []
-            bench = Bench(load(CONFIGS[given.task], changes), work)
+            changes += [] if given.epochs is None else [f"evaluation.final.tune.epochs={given.epochs}"]
+            bench = Bench(load(CONFIGS[given.task], changes), work, given.tunes)
             found[seed] |= {name: bench.measured(name) for name in names}
             known = [one for one in found.values() if one]
             print(json.dumps(figures_of(known), indent=1), flush=True)
-            written = merged(given.task, {seed: one for seed, one in found.items() if one}, given.changes)
+            measured = {seed: one for seed, one in found.items() if one}
+            written = merged(label, measured, {"set": given.changes, "tunes": given.tunes})
     print(written)
 
 
-def merged(task: str, found: Mapping[int, dict[str, dict[str, float]]], changes: Sequence[str]) -> Path:
-    """Write what was measured so far beside what is known of the other task."""
+def merged(task: str, found: Mapping[int, dict[str, dict[str, float]]], how: Mapping[str, Any]) -> Path:
+    """Write what was measured so far beside what is known of the other tasks."""
     file = RESULTS / "ccg.json"
     known: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    one = {"seeds": list(found), "set": list(changes), "each": list(found.values())}
+    one = {"seeds": list(found), **how, "each": list(found.values())}
     tasks = {**known.get("tasks", {}), task: one}
     figures = {f"{name}_{key}": value for name, t in tasks.items() for key, value in figures_of(t["each"]).items()}
     return write("ccg", figures, list(found), {"tasks": tasks})

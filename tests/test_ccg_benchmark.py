@@ -75,7 +75,7 @@ def test_the_independent_pair_joins_the_generators_of_least_loss_within_their_ow
             candidate = Candidate(f"{role} {name}", 0, genomes[role, name], STEP2, (), role)
             evaluations.append(Evaluation(candidate, Status.COMPLETED, measures))
     result = SimpleNamespace(problem=study.problem, evaluations=evaluations, config=study.config)
-    joined = best_halves(result)  # type: ignore[arg-type]
+    joined = best_halves(result, 1.0)  # type: ignore[arg-type]
     for role in DIRECTIONS:
         assert parts[role].of(joined) == parts[role].of(genomes[role, "best"])
 

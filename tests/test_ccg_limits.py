@@ -74,6 +74,22 @@ def test_fitting_only_removes_units_and_depends_on_the_codes_alone(study: Transl
     assert all(after <= before for before, after in zip(codes, fitted, strict=True)) and fitted != codes
 
 
+def test_filling_leaves_no_unit_that_would_still_fit(study: TranslationStudy) -> None:
+    limits, rng = limits_of_parts(study.problem, study.space, fill=True), np.random.default_rng(0)
+    for part in parts_of(study.space, PATTERNS):
+        limited = limits[part.name]
+        for _ in range(4):
+            given = part.of(study.space.sample(rng))
+            filled = limited.fitted(given)
+            assert limited.excess(np.array([filled]))[0] <= 0 and limited.fitted(filled) == filled == limited.fitted(
+                given
+            )
+            missing = [bit for bits in limited.codes for bit in bits if not filled[bit]]
+            larger = np.tile(filled, (len(missing), 1))
+            larger[np.arange(len(missing)), missing] = 1
+            assert missing and (limited.excess(larger) > 0).all()
+
+
 def test_every_individual_of_a_search_is_within_the_limits_of_its_generator(study: TranslationStudy) -> None:
     algorithm = Generators(study).algorithm()
     assert isinstance(algorithm, Coevolution)

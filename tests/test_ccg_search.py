@@ -190,6 +190,7 @@ def test_a_worker_builds_an_equal_evaluator(tmp_path: Path) -> None:
     [
         ({"model": {"factory": "resnet_generator", "weights": "x"}}, "gan.baseline names the folder"),
         ({"objectives": [{"measure": "top1_error"}]}, "objectives.0.measure must be one of"),
+        ({"gan": {"baseline": "x", "fill_limits": True}}, "must come with gan.fit_limits"),
         ({"space": {"criteria": ["fisher"]}}, "space.criteria of generators must be among l1"),
         ({"evaluation": {"final": {"tune": {"epochs": 1, "lr": 0.1}}}}, "may say only epochs"),
         ({"latency": {}}, "latency is not measured of a pair"),

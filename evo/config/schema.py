@@ -76,6 +76,9 @@ class Gan(Section):
         False,
         description="every candidate loses random channels until its generator meets params_ and macs_ of constraints",
     )
+    fill_limits: bool = Field(
+        False, description="with fit_limits: and gains random channels while they allow it, so that none is left unused"
+    )
     inception: str | None = Field(
         None, description="file of Inception weights, for FID at steps that test; docs/ccg.md"
     )

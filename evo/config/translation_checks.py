@@ -16,6 +16,8 @@ def check_translation(config: Config, gan: Gan) -> None:
             "model.weights and model.pretrain must be left out with section gan, but got one of them; "
             "gan.baseline names the folder of trained networks, which is filled if it is empty"
         )
+    if gan.fill_limits and not gan.fit_limits:
+        raise ValueError("gan.fill_limits must come with gan.fit_limits, but got it alone; set gan.fit_limits=true too")
     others = [name for name in config.space.criteria if name not in WEIGHTS_ALONE]
     if config.space.widths and not config.space.channel_codes and others:
         raise ValueError(

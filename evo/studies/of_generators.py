@@ -43,7 +43,7 @@ def pair_algorithm(
     if algorithm.name == "coevolution":
         own: dict[str, Any] = {"parts": {direction: f"*:{direction}.*" for direction in DIRECTIONS}}
         if config.gan is not None and config.gan.fit_limits:
-            own["within"] = limits_of_parts(problem, space)
+            own["within"] = limits_of_parts(problem, space, config.gan.fill_limits)
         algorithm = algorithm.model_copy(update={"params": {**own, **algorithm.params}})
     return build_algorithm(algorithm, problem, None, baseline)
 

@@ -20,15 +20,15 @@ from search_spaces.subnetwork import part_of_network
 COSTS = ("params", "macs")
 
 
-def limits_of_parts(problem: Problem, space: CompressionSpace) -> dict[str, Within]:
-    """For each direction that has limits on its params or macs what brings its codes within them."""
+def limits_of_parts(problem: Problem, space: CompressionSpace, fill: bool = False) -> dict[str, Within]:
+    """For each direction that has limits on its params or macs what brings its codes within them, and up to them with `fill`."""
     tables = CostTables(space)
     found = {}
     for part in parts_of(space, {direction: f"*:{direction}.*" for direction in DIRECTIONS}):
         names = [f"{cost}_{part.name}" for cost in COSTS]
         limits = [limit for limit in problem.constraints if limit.measure in names]
         if limits:
-            found[part.name] = Within(_codes(space, part), _excess(space, part, tables, limits))
+            found[part.name] = Within(_codes(space, part), _excess(space, part, tables, limits), fill)
     return found
 
 
