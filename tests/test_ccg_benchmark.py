@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from evaluators.layers import weight_of
 from evo.algorithms.parts import parts_of
 from evo.candidates import STEP2, Candidate, Evaluation, Status
 from evo.config.schema import validate
+from evo.result import Result
 from search_spaces.genes import MaskGene
 from search_spaces.plan import CompressionPlan, Mask
 
@@ -68,16 +70,20 @@ def test_the_independent_pair_joins_the_generators_of_least_loss_within_their_ow
     genomes = {}
     for role in DIRECTIONS:
         limit = 0.5 * study.baseline[f"params_{role}"]
-        for name, distance, params in (("worse", 0.3, limit), ("best", 0.2, limit), ("too large", 0.1, limit + 1)):
+        for name, distance, cycle, params in (
+            ("nearest", 0.2, 0.5, limit),
+            ("comes back", 0.3, 0.1, limit),
+            ("too large", 0.1, 0.0, limit + 1),
+        ):
             own = parts[role].of(study.space.sample(rng))
             genomes[role, name] = parts[role].joined(own, whole)
-            measures = {f"discriminator_distance_{role}": distance, f"cycle_l2_{role}": 0.5, f"params_{role}": params}
+            measures = {f"discriminator_distance_{role}": distance, f"cycle_l2_{role}": cycle, f"params_{role}": params}
             candidate = Candidate(f"{role} {name}", 0, genomes[role, name], STEP2, (), role)
             evaluations.append(Evaluation(candidate, Status.COMPLETED, measures))
-    result = SimpleNamespace(problem=study.problem, evaluations=evaluations, config=study.config)
-    joined = best_halves(result, 1.0)  # type: ignore[arg-type]
-    for role in DIRECTIONS:
-        assert parts[role].of(joined) == parts[role].of(genomes[role, "best"])
+    result = cast(Result, SimpleNamespace(problem=study.problem, evaluations=evaluations))
+    for cycle, best in ((0.0, "nearest"), (10.0, "comes back")):
+        joined = best_halves(result, cycle)
+        assert all(parts[role].of(joined) == parts[role].of(genomes[role, best]) for role in DIRECTIONS)
 
 
 def test_channels_of_the_published_ways_are_cut_without_making_up() -> None:

@@ -81,9 +81,8 @@ def test_filling_leaves_no_unit_that_would_still_fit(study: TranslationStudy) ->
         for _ in range(4):
             given = part.of(study.space.sample(rng))
             filled = limited.fitted(given)
-            assert limited.excess(np.array([filled]))[0] <= 0 and limited.fitted(filled) == filled == limited.fitted(
-                given
-            )
+            assert limited.excess(np.array([filled]))[0] <= 0
+            assert filled == limited.fitted(given) == limited.fitted(filled), "decided by the codes, and at rest"
             missing = [bit for bits in limited.codes for bit in bits if not filled[bit]]
             larger = np.tile(filled, (len(missing), 1))
             larger[np.arange(len(missing)), missing] = 1
