@@ -98,8 +98,7 @@ class Bench:
     def _tuned(self, name: str, tune: int) -> dict[str, float]:
         study = self.study()
         seed = derived_seed(self.config.seed, "fine-tuning", *([tune] if tune else []))
-        afresh = replace(study.evaluator, artifacts=None)  # weights kept with the search may be tuned for other epochs
-        return afresh.evaluate(plan_of(self, study, name), FINAL, seed)
+        return study.evaluator.evaluate(plan_of(self, study, name), FINAL, seed)
 
 
 def plan_of(bench: Bench, study: TranslationStudy, name: str) -> CompressionPlan:

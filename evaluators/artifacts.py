@@ -23,13 +23,23 @@ from search_spaces.plan import CompressionPlan
 
 
 def tuned_name(
-    plan: CompressionPlan, step: str, seed: int, version: int = 0, lineage: Sequence[Predecessor] = ()
+    plan: CompressionPlan,
+    step: str,
+    seed: int,
+    how: Mapping[str, str],
+    version: int = 0,
+    lineage: Sequence[Predecessor] = (),
 ) -> str:
-    """version: that of the shared weights from which the network was taken, if any; lineage: what it went on from."""
+    """how: for each step what decides its weights beside plan and seed; version: that of the shared weights from which the
+    network was taken, if any; lineage: what it went on from."""
     taken = f"-{version}" if version else ""
-    before = json.dumps([(earlier.plan.digest, earlier.step, earlier.seed) for earlier in lineage]).encode()
-    after = f"-after-{hashlib.sha256(before).hexdigest()[:12]}" if lineage else ""
-    return f"{plan.digest}-{step}-{seed}{taken}{after}.safetensors"
+    before = [(earlier.plan.digest, earlier.step, earlier.seed, how[earlier.step]) for earlier in lineage]
+    after = f"-after-{_short(json.dumps(before))}" if lineage else ""
+    return f"{plan.digest}-{step}-{seed}-{_short(how[step])}{taken}{after}.safetensors"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def save_tuned(folder: Path, name: str, module: nn.Module) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +64,20 @@ class StepOptions:
     test: bool = False
     save: bool = False
     from_scratch: bool = False
+
+    @property
+    def making(self) -> str:
+        """What decides the weights of this step, beside plan and seed, as text: weights that are kept are named by it."""
+        tune = {name: _told(value) for name, value in vars(self.tune).items()}
+        return json.dumps([self.recalibration, self.from_scratch, tune], sort_keys=True)
+
+
+def makings(steps: Mapping[str, StepOptions]) -> dict[str, str]:
+    return {name: options.making for name, options in steps.items()}
+
+
+def _told(value: Any) -> Any:
+    return f"{value.__module__}:{value.__qualname__}" if callable(value) else value
 
 
 @dataclass(frozen=True)
@@ -142,7 +158,7 @@ class CompressionEvaluator:
     def realise(self, plan: CompressionPlan, step: str, seed: int) -> nn.Module:
         """The tuned network of a plan at a step: from the kept weights where there are any, else made again, equally."""
         options = self.steps[step]
-        name = tuned_name(plan, step, seed, self.version, self.lineage)
+        name = self._name(plan, step, seed)
         state = self._kept(name)
         if state is not None:
             module = (self._composed(plan) if self.lineage else self._built(plan, options, seed)).to(self.device)
@@ -162,7 +178,10 @@ class CompressionEvaluator:
 
     def keeps(self, plan: CompressionPlan, step: str, seed: int) -> bool:
         """Whether the tuned weights lie ready, so that `realise` only loads them."""
-        return self._kept(tuned_name(plan, step, seed, self.version, self.lineage)) is not None
+        return self._kept(self._name(plan, step, seed)) is not None
+
+    def _name(self, plan: CompressionPlan, step: str, seed: int) -> str:
+        return tuned_name(plan, step, seed, makings(self.steps), self.version, self.lineage)
 
     def _kept(self, name: str) -> dict[str, Tensor] | None:
         return kept_state(self.artifacts, name) if self.artifacts is not None else self._newest.get(name)

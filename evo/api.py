@@ -13,11 +13,11 @@ from torch import nn
 from evaluators.data import ImageData
 from evo.candidates import FINAL, STEP1, STEP2
 from evo.config.checks import GIVEN
-from evo.config.resuming import require_same_search
+from evo.config.resuming import require_same_search, same_last_step
 from evo.config.schema import Config, parse, validate
 from evo.errors import examined_by_doctor
 from evo.loop.budget import Budget
-from evo.loop.final import keep_baseline, measure_finals
+from evo.loop.final import forget_finals, keep_baseline, measure_finals
 from evo.loop.generations import run_search
 from evo.loop.keeping import KeepFront, KeepTracking
 from evo.loop.observers import SearchObserver
@@ -150,9 +150,10 @@ def resume(
     """Continue a search where it stopped; overrides may extend its budget, or change how it runs and is tracked. With
     `config` it goes on under that configuration, which must be of the same search."""
     run = RunDirectory.open(str(run_dir))
+    before = parse(run.config)
     config = config or parse(run.config, overrides, f"{run_dir}/config.yaml")
     check_names(config)
-    require_same_search(parse(run.config), config)
+    require_same_search(before, config)
     require_given(config, given, str(run_dir), "evo.resume")
     reach(config.execution, address)
     with Lease(run.folder, run.uri, listeners.note) as lease:
@@ -161,6 +162,8 @@ def resume(
         listeners.note(f"loading {config.model.factory} and {config.data.factory}")
         subject = open_subject(config, run.local, given)
         run.info.require_same(_info(subject.study, run.info.baseline))
+        if not same_last_step(before, config):
+            forget_finals(run, listeners.note)
         run.write("config.yaml", config.to_yaml().encode())
         return _run(run, subject, address, listeners, given)
 

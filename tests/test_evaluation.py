@@ -184,8 +184,12 @@ def test_kept_weights_stand_for_tuning_again(tmp_path: Path, monkeypatch: pytest
         assert torch.equal(loaded(images), made_again(images))
         assert torch.equal(bake(copy.deepcopy(loaded))(images), loaded(images))
     assert evaluator(tmp_path).evaluate(SMALL, "final", 3) == measured
-    with pytest.raises(AssertionError, match="tuned again"):
-        evaluator(tmp_path).realise(SMALL, "final", 4)
+    longer = replace(STEPS["final"], tune=replace(STEPS["final"].tune, epochs=3))
+    wider = replace(STEPS["final"], validation=10)  # which weights do not depend on
+    evaluator(tmp_path, steps={**STEPS, "final": wider}).realise(SMALL, "final", 3)
+    for other, seed in ((STEPS["final"], 4), (longer, 3)):
+        with pytest.raises(AssertionError, match="tuned again"):
+            evaluator(tmp_path, steps={**STEPS, "final": other}).realise(SMALL, "final", seed)
 
 
 @pytest.mark.parametrize("epochs", [1, 0.05])

@@ -11,6 +11,7 @@ from evo import api
 from evo.config.schema import validate
 from evo.front import FrontPoint
 from evo.picks import picked
+from evo.result import Result
 from search_spaces.plan import CompressionPlan
 
 BASELINE = {"top1_error": 0.1, "macs": 1000.0}
@@ -66,3 +67,28 @@ def test_continuous_evolution_trains_what_was_picked(tmp_path: Path, kind: str) 
     chosen = [point.candidate_id for point in picked(result.front, f"{kind}:3", result.baseline)]
     assert set(result.finals) == set(chosen) and 2 <= len(chosen) <= 3
     assert all(final["epochs"] == 0.1 and 0 <= final["test_top1_error"] <= 1 for final in result.finals.values())
+
+
+def test_picks_are_tuned_anew_where_the_last_step_changed(tmp_path: Path) -> None:
+    values = settings(None)
+    values["evaluation"]["final"]["picks"] = ["knee"]
+    run, notes = tmp_path / "run", list[str]()
+    first = api.run_config(validate(values), str(run))
+
+    def resumed(*changes: str) -> Result:
+        return api.resume(
+            run, [f"evaluation.final.{change}" for change in changes], listeners=api.Listeners(note=notes.append)
+        )
+
+    everyone = resumed("picks=[knee, 'macs<=1x']").finals
+    assert first.finals.items() <= everyone.items() and not notes_of_change(notes)
+    longer = resumed("picks=[knee]", "tune.epochs=0.5")
+    assert [final["epochs"] for final in longer.finals.values()] == [0.5] and len(notes_of_change(notes)) == 1
+    assert len(list((run / "models").glob("*-final-*"))) == 2  # those of before are not lost
+    fewer = resumed("validation=30")
+    assert fewer.finals != longer.finals and fewer.final_baseline != longer.final_baseline
+    assert resumed("tune.epochs=0.1", "validation=0").finals == first.finals
+
+
+def notes_of_change(notes: list[str]) -> list[str]:
+    return [note for note in notes if "evaluation.final has changed" in note]

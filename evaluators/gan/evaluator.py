@@ -16,7 +16,7 @@ from evaluators import count
 from evaluators.artifacts import load_tuned, save_tuned, tuned_name
 from evaluators.channels import Trace
 from evaluators.compose import compose, learn_moments, recalibrate
-from evaluators.compression import StepOptions
+from evaluators.compression import StepOptions, makings
 from evaluators.gan.baseline import SAVE_EVERY_S, UNFINISHED, resume, run_kept
 from evaluators.gan.data import UnpairedSplits
 from evaluators.gan.fid import frechet_distance
@@ -127,7 +127,7 @@ class TranslationEvaluator:
         """The pair of a plan at a step, tuned with copies of the discriminators: from kept weights, else made again, equally."""
         options = self.steps[step]
         module = compose(self.teacher, self.trace, self.ranking, plan, self._moments(plan)).to(self.device)
-        name = tuned_name(plan, step, seed)
+        name = tuned_name(plan, step, seed, makings(self.steps))
         if self.artifacts is not None and load_tuned(self.artifacts, name, module):
             return module.eval()
         batches = self.splits.calibration_batches(options.recalibration, CALIBRATION_BATCH, self.device)

@@ -12,7 +12,7 @@ from torch import nn
 from evaluators import count
 from evaluators.artifacts import load_tuned, save_tuned, tuned_name
 from evaluators.compose import recalibrate
-from evaluators.compression import CALIBRATION_BATCH, StepOptions
+from evaluators.compression import CALIBRATION_BATCH, StepOptions, makings
 from evaluators.data import Splits
 from evaluators.recovery import classify, tune
 from evaluators.supernets.cell_networks import CellNetwork, Macro, chosen
@@ -62,7 +62,7 @@ class CellEvaluator:
         return module.eval()
 
     def _trained(self, plan: CompressionPlan, step: str, seed: int) -> nn.Module:
-        options, name = self.steps[step], tuned_name(plan, step, seed)
+        options, name = self.steps[step], tuned_name(plan, step, seed, makings(self.steps))
         torch.manual_seed(seed)
         module = self.kind(chosen(plan), self.final).to(self.device)
         if self.artifacts is None or not load_tuned(self.artifacts, name, module):

@@ -22,6 +22,12 @@ def require_same_search(before: Config, after: Config) -> None:
             )
 
 
+def same_last_step(before: Config, after: Config) -> bool:
+    """Whether a pick measured at the last step of one is measured equally by the other; who is picked may differ."""
+    first, second = (config.evaluation.final.model_dump(exclude={"picks"}) for config in (before, after))
+    return bool(first == second)
+
+
 def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
     if _nested(old) and _nested(new):
         before, after = _by_name(old), _by_name(new)

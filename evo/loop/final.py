@@ -15,6 +15,8 @@ from evo.storage.run_directory import RunDirectory
 from evo.views.headline import headline
 from search_spaces.genome import Genome, SearchSpace
 
+RECORDED = "final"  # by which the run directory knows them
+
 
 def evaluation_of_point(result: Result, point: FrontPoint, step: str = STEP2) -> Evaluation:
     """What was measured of a front member at a step that it has reached."""
@@ -33,6 +35,16 @@ def keep_baseline(run: RunDirectory, measures: Mapping[str, float] | None) -> No
     """Keep the uncompressed network's measures at the last step, test split included, for comparison, if it has any."""
     if measures is not None:
         run.write(BASELINE_FILE, json.dumps(dict(measures), indent=2).encode())
+
+
+def forget_finals(run: RunDirectory, note: Callable[[str], None]) -> None:
+    """Drop the measures of a last step whose settings have changed since; weights tuned by those stay, under other names."""
+    if BASELINE_FILE in run.folder.names():
+        run.folder.delete(BASELINE_FILE)
+    if forgotten := run.forget(RECORDED):
+        note(
+            f"evaluation.final has changed: {forgotten} results of the last step give way to those of the new settings"
+        )
 
 
 def measure_finals(
@@ -61,7 +73,7 @@ def measure_finals(
     for outcome in backend.evaluate(requests):
         candidate = pending[outcome.key]
         evaluation = evaluation_of(candidate, outcome, versions[candidate.id])
-        run.record("final", (evaluation,))
+        run.record(RECORDED, (evaluation,))
         note(_sentence(evaluation))
         done.append(evaluation)
     return tuple(done)

@@ -135,6 +135,14 @@ class RunDirectory:
         if evaluations:
             self._write_rows(name, evaluations, 0)
 
+    def forget(self, name: str) -> int:
+        """Delete what was recorded by this name; how many files there were."""
+        self.guard()
+        recorded = [file for file in self.folder.names("evaluations") if file.startswith(f"evaluations/{name}-")]
+        for file in recorded:
+            self.folder.delete(file)
+        return len(recorded)
+
     def _write_rows(self, prefix: str, evaluations: Sequence[Evaluation], round_number: int) -> None:
         keys = "\n".join(e.candidate.key for e in evaluations)
         digest = hashlib.blake2b(keys.encode(), digest_size=8).hexdigest()
