@@ -97,7 +97,7 @@ class Bench:
 
     def _tuned(self, name: str, tune: int) -> dict[str, float]:
         study = self.study()
-        seed = derived_seed(self.config.seed, "fine-tuning", *([tune] if tune else []))
+        seed = derived_seed(self.config.seed, "fine-tuning", tune)
         return study.evaluator.evaluate(plan_of(self, study, name), FINAL, seed)
 
 

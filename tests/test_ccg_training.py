@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,14 +85,30 @@ def test_discriminators_and_generators_both_learn() -> None:
     assert any(not torch.equal(p, q) for p, q in zip(kept, judges.parameters(), strict=True))
 
 
-def test_a_baseline_stopped_anywhere_ends_with_equal_weights(tmp_path: Path) -> None:
-    data = splits()
+def test_the_pair_that_comes_out_is_the_moving_average_of_those_that_were_trained() -> None:
+    plain, averaged = (
+        Training(*networks(), splits(), replace(RECIPE, average=average), 5, 0, CPU) for average in (0.0, 0.3)
+    )
+    expected = {name: value.clone() for name, value in plain.pair.state_dict().items()}
+    for step in range(1, 6):
+        plain.run(step)
+        keep = min(0.3, (1 + step) / (10 + step))  # 2/11, 3/12, 4/13 and then 0.3
+        expected = {n: keep * mean + (1 - keep) * plain.pair.state_dict()[n] for n, mean in expected.items()}
+        averaged.run(step)
+        now = plain.pair.state_dict() if step < 5 else expected  # what is trained is not disturbed by its average
+        assert all(torch.allclose(value, now[name], atol=1e-6) for name, value in averaged.pair.state_dict().items())
+    assert any(not torch.allclose(mean, plain.pair.state_dict()[n], atol=1e-4) for n, mean in expected.items())
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_baseline_stopped_anywhere_ends_with_equal_weights(tmp_path: Path, average: float) -> None:
+    data, recipe = splits(), replace(RECIPE, average=average)
 
     def trained(folder: Path, stops: tuple[int, ...]) -> dict[str, Tensor]:
         for stop in (*stops, 10**6):
             pair, judges = networks()
             try:
-                train_baseline(folder, pair, judges, Stopping(data, stop), RECIPE, 1.0, 0, CPU, print, save_every=0.0)  # type: ignore[arg-type]
+                train_baseline(folder, pair, judges, Stopping(data, stop), recipe, 1.0, 0, CPU, print, save_every=0.0)  # type: ignore[arg-type]
             except KeyboardInterrupt:
                 assert (folder / UNFINISHED).is_file() and not has_baseline(folder)
         pair, judges = networks(1)

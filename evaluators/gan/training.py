@@ -5,6 +5,7 @@ One code for the baseline, which can be stopped and continued, and for the recov
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,10 @@ class Recipe:
     """Least-squares adversarial loss, weight 1; `cycle` and `identity` weigh the L1 distances of images in -1..1.
 
     Adam at `lr` with (`beta1`, 0.999), constant for the share `constant` of the steps and then falling linearly to 0. `replay`
-    images of each domain that were made before are kept for the discriminators (Shrivastava et al. 2017).
+    images of each domain that were made before are kept for the discriminators (Shrivastava et al. 2017). With `average` the
+    generators that come out are moving averages of those that were trained (Yazici et al. 2019, "The unusual effectiveness of
+    averaging in GAN training"): decay min(average, (1 + n) / (10 + n)) after step n, so that short trainings are averaged
+    over their later part as well.
     """
 
     batch: int = 1
@@ -39,6 +43,7 @@ class Recipe:
     identity: float = 5.0
     constant: float = 0.5
     replay: int = 50
+    average: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,17 +74,23 @@ class Training:
             "discriminators": torch.optim.Adam(self.judges.parameters(), recipe.lr, betas),
         }
         self.replays = {name: Replay(recipe.replay, derived_seed(seed, f"replay {name}")) for name in ("a", "b")}
+        self.mean = copy.deepcopy(self.pair) if recipe.average else None
         self.done = 0
 
     def run(self, until: int, progress: Callable[[float], None] | None = None) -> None:
-        """Train up to this step. Raises FloatingPointError when a loss stops being finite."""
+        """Train up to this step; after the last one the pair is the average, if one is kept. Raises FloatingPointError when a
+        loss stops being finite."""
         self.pair.train()
         self.judges.train()
         while self.done < until:
             self._step()
             self.done += 1
+            if self.mean is not None:
+                _lean(self.mean, self.pair, min(self.recipe.average, (1 + self.done) / (10 + self.done)))
             if progress is not None:
                 progress(self.done / self.steps)
+        if self.mean is not None and self.done == self.steps:
+            self.pair.load_state_dict(self.mean.state_dict())
         self.pair.eval()
         self.judges.eval()
 
@@ -112,7 +123,7 @@ class Training:
                 "asked for; give gan.baseline another folder, or remove that file to train anew"
             )
         tensors = load_file(file, str(self.device))
-        for name, network in (("pair", self.pair), ("judges", self.judges)):
+        for name, network in self._networks().items():
             network.load_state_dict(_below(tensors, f"{name}."))
         for name, adam in self.adams.items():
             _fill(adam, _below(tensors, f"adam.{name}."))
@@ -120,15 +131,27 @@ class Training:
             replay.images = list(_below(tensors, "replay.").get(name, torch.empty(0)))
         self.done = int(tensors["done"])
 
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"pair": self.pair, "judges": self.judges, **({} if self.mean is None else {"mean": self.mean})}
+
     def _tensors(self) -> dict[str, Tensor]:
-        found = {f"pair.{name}": value for name, value in self.pair.state_dict().items()}
-        found.update({f"judges.{name}": value for name, value in self.judges.state_dict().items()})
+        networks = self._networks().items()
+        found = {f"{name}.{key}": value for name, network in networks for key, value in network.state_dict().items()}
         for name, adam in self.adams.items():
             found.update({f"adam.{name}.{key}": value for key, value in _moments(adam)})
         for name, replay in self.replays.items():
             if replay.images:
                 found[f"replay.{name}"] = torch.stack(replay.images)
         return {**found, "done": torch.tensor(self.done)}
+
+
+@torch.no_grad()
+def _lean(mean: nn.Module, now: nn.Module, keep: float) -> None:
+    for averaged, value in zip(mean.state_dict().values(), now.state_dict().values(), strict=True):
+        if averaged.is_floating_point():
+            averaged.lerp_(value, 1.0 - keep)
+        else:
+            averaged.copy_(value)
 
 
 def decay(step: int, steps: int, constant: float) -> float:

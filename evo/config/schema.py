@@ -71,6 +71,12 @@ class Gan(Section):
     cycle: float = Field(10.0, ge=0, description="weight of the L1 cycle loss in training")
     identity: float = Field(5.0, ge=0, description="weight of the L1 identity loss in training")
     replay: int = Field(50, ge=0, description="generated images of each domain that discriminators are shown again")
+    average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of generators that a training gives, 0 for the last ones",
+    )
     fitness: GanFitness = Field(default_factory=GanFitness)
     fit_limits: bool = Field(
         False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def makers(config: Config) -> Makers:
 
 def recipe_of(config: Config) -> Recipe:
     wanted = section(config)
-    return Recipe(wanted.batch, wanted.lr, wanted.beta1, wanted.cycle, wanted.identity, wanted.constant, wanted.replay)
+    return Recipe(**wanted.model_dump(include={field.name for field in fields(Recipe)}))
 
 
 def load_networks(
