@@ -30,7 +30,7 @@ from evo.config.schema import Config, load
 from evo.randomness import derived_seed
 from evo.result import Result
 from evo.studies.inputs import Given
-from evo.studies.translation import TranslationStudy, build_translation
+from evo.studies.translation import TranslationStudy, build_translation, tuning_recipe_of
 from evo.studies.translation_limits import limits_of_parts
 from search_spaces.genes import MaskGene
 from search_spaces.genome import Genome
@@ -62,7 +62,8 @@ class Bench:
 
     config: Config
     work: Path
-    tunes: int = 1
+    tunes: int
+    rates: Sequence[float]
 
     def study(self) -> TranslationStudy:
         return build_translation(self.config, self.work / COEVOLVED, Given())
@@ -84,21 +85,27 @@ class Bench:
             return kept(self.work / f"{name}.json", lambda: self.study().evaluator.baseline(FINAL))
         untuned = kept(self.work / f"{name}-untuned.json", lambda: self._untuned(name))
         joint = loss(untuned, cycle_of(self.config), "test_")
-        each = [kept(self._file(name, tune), partial(self._tuned, name, tune)) for tune in range(self.tunes)]
+        each = [self._best(name, tune) for tune in range(self.tunes)]
         return {**{measure: mean(one[measure] for one in each) for measure in each[0]}, JOINT: joint}
 
-    def _file(self, name: str, tune: int) -> Path:
+    def _best(self, name: str, tune: int) -> dict[str, float]:
+        """One fine-tuning at the rate that leaves the least loss on the search-validation split."""
+        rated = [kept(self._file(name, tune, rate), partial(self._tuned, name, tune, rate)) for rate in self.rates]
+        return min(rated, key=lambda measures: loss(measures, cycle_of(self.config)))
+
+    def _file(self, name: str, tune: int, rate: float) -> Path:
         epochs = self.config.evaluation.final.tune.epochs
-        return self.work / f"{name}-{epochs:g}-epochs-{tune}.json"
+        return self.work / f"{name}-{epochs:g}-epochs-{tune}-{rate:g}.json"
 
     def _untuned(self, name: str) -> dict[str, float]:
         study = self.study()
         return study.evaluator.tested(study.evaluator.realise(plan_of(self, study, name), STEP2, self.config.seed))
 
-    def _tuned(self, name: str, tune: int) -> dict[str, float]:
+    def _tuned(self, name: str, tune: int, rate: float) -> dict[str, float]:
         study = self.study()
+        evaluator = replace(study.evaluator, recipe=replace(study.evaluator.recipe, lr=rate))
         seed = derived_seed(self.config.seed, "fine-tuning", tune)
-        return study.evaluator.evaluate(plan_of(self, study, name), FINAL, seed)
+        return {**evaluator.evaluate(plan_of(self, study, name), FINAL, seed), "rate": rate}
 
 
 def plan_of(bench: Bench, study: TranslationStudy, name: str) -> CompressionPlan:
@@ -224,6 +231,13 @@ def main() -> None:
         "--tunes", type=int, default=1, help="of every network, by seeds of their own; measures are means"
     )
     parser.add_argument("--epochs", type=float, help="of every tune instead of the configuration's; kept beside it")
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=(),
+        help="of fine-tuning: every tune is the best of these on validation",
+    )
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     given = parser.parse_args()
     seeds = given.seeds or SEEDS[given.task]
@@ -235,12 +249,13 @@ def main() -> None:
             changes = [*given.changes, f"seed={seed}", f"gan.baseline={work / 'baseline'}"]
             changes += [f"data.kwargs.root={given.data}"] if given.data else []
             changes += [] if given.epochs is None else [f"evaluation.final.tune.epochs={given.epochs}"]
-            bench = Bench(load(CONFIGS[given.task], changes), work, given.tunes)
+            config = load(CONFIGS[given.task], changes)
+            bench = Bench(config, work, given.tunes, given.rates or (tuning_recipe_of(config).lr,))
             found[seed] |= {name: bench.measured(name) for name in names}
             known = [one for one in found.values() if one]
             print(json.dumps(figures_of(known), indent=1), flush=True)
             measured = {seed: one for seed, one in found.items() if one}
-            written = merged(label, measured, {"set": given.changes, "tunes": given.tunes})
+            written = merged(label, measured, {"set": given.changes, "tunes": given.tunes, "rates": given.rates})
     print(written)
 
 

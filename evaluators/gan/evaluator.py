@@ -127,7 +127,7 @@ class TranslationEvaluator:
         """The pair of a plan at a step, tuned with copies of the discriminators: from kept weights, else made again, equally."""
         options = self.steps[step]
         module = compose(self.teacher, self.trace, self.ranking, plan, self._moments(plan)).to(self.device)
-        name = tuned_name(plan, step, seed, makings(self.steps))
+        name = tuned_name(plan, step, seed, self._how())
         if self.artifacts is not None and load_tuned(self.artifacts, name, module):
             return module.eval()
         batches = self.splits.calibration_batches(options.recalibration, CALIBRATION_BATCH, self.device)
@@ -141,6 +141,10 @@ class TranslationEvaluator:
             if unfinished is not None:
                 unfinished.unlink(missing_ok=True)
         return module.eval()
+
+    def _how(self) -> dict[str, str]:
+        recipe = json.dumps(asdict(self.recipe), sort_keys=True)
+        return {step: f"{making} {recipe}" for step, making in makings(self.steps).items()}
 
     def _moments(self, plan: CompressionPlan) -> Mapping[str, InputMoments]:
         """Those of the uncompressed pair on real images; collected when a plan first needs them, the same whichever that is."""

@@ -66,6 +66,7 @@ class Gan(Section):
     discriminator: Discriminator = Field(default_factory=Discriminator)
     batch: int = Field(1, ge=1, description="images of each domain per step")
     lr: float = Field(2e-4, gt=0, description="learning rate of Adam")
+    tune_lr: float | None = Field(None, gt=0, description="that of fine-tuning, where it is another")
     beta1: float = Field(0.5, ge=0, lt=1)
     constant: float = Field(0.5, ge=0, le=1, description="share of the steps before the learning rate falls to 0")
     cycle: float = Field(10.0, ge=0, description="weight of the L1 cycle loss in training")

@@ -114,6 +114,10 @@ def recipe_of(config: Config) -> Recipe:
     return Recipe(**wanted.model_dump(include={field.name for field in fields(Recipe)}))
 
 
+def tuning_recipe_of(config: Config) -> Recipe:
+    return replace(recipe_of(config), lr=section(config).tune_lr or section(config).lr)
+
+
 def load_networks(
     config: Config, splits: UnpairedSplits, folder: Path | None, device: torch.device
 ) -> tuple[nn.Module, Discriminators]:
@@ -187,7 +191,7 @@ def _evaluator(
         ranking,
         splits,
         step_options(config),
-        recipe_of(config),
+        tuning_recipe_of(config),
         Weights(fitness.gamma, fitness.cycle, fitness.removal),
         codes,
         device,
