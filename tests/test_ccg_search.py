@@ -231,3 +231,18 @@ def test_a_fine_tune_stopped_in_the_middle_goes_on_from_there(tmp_path: Path, mo
     resumed = replace(study.evaluator, artifacts=tmp_path, progress=steps.append)
     assert resumed.evaluate(plan, FINAL, 4) == study.evaluator.evaluate(plan, FINAL, 4)
     assert len(steps) == 15 + 14 and not unfinished.exists()
+
+
+def test_fine_tuning_has_a_rate_of_its_own_by_which_its_weights_are_kept(tmp_path: Path) -> None:
+    values = settings(tmp_path, evaluation={"final": {"validation": 8, "tune": {"epochs": 1.0}}})
+    usual = study_of(validate(values))
+    still = study_of(validate({**values, "gan": {**values["gan"], "tune_lr": 1e-9}}))
+    plan = usual.space.decode(usual.space.sample(np.random.default_rng(2)))
+    weights = {}
+    for name, study in (("usual", usual), ("still", still), ("usual again", usual)):
+        weights[name] = replace(study.evaluator, artifacts=tmp_path / "models").realise(plan, FINAL, 0).state_dict()
+    untuned = still.evaluator.realise(plan, STEP2, 0).state_dict()
+    assert all(torch.allclose(value, untuned[name], atol=1e-6) for name, value in weights["still"].items())
+    assert not all(torch.allclose(value, untuned[name], atol=1e-4) for name, value in weights["usual"].items())
+    assert all(torch.equal(value, weights["usual"][name]) for name, value in weights["usual again"].items())
+    assert len(list((tmp_path / "models").glob("*.safetensors"))) == 2
