@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -10,13 +11,13 @@ import numpy as np
 import pytest
 from test_ccg_search import settings, study_of
 
-from benchmarks.ccg import PATTERNS, best_halves, by_norm, figures_of, plain, scaled
+from benchmarks.ccg import CONFIGS, PATTERNS, Bench, best_halves, by_norm, figures_of, plain, scaled
 from evaluators.count import parameters
 from evaluators.gan.networks import DIRECTIONS
 from evaluators.layers import weight_of
 from evo.algorithms.parts import parts_of
 from evo.candidates import STEP2, Candidate, Evaluation, Status
-from evo.config.schema import validate
+from evo.config.schema import load, validate
 from evo.result import Result
 from search_spaces.genes import MaskGene
 from search_spaces.plan import CompressionPlan, Mask
@@ -84,6 +85,25 @@ def test_the_independent_pair_joins_the_generators_of_least_loss_within_their_ow
     for cycle, best in ((0.0, "nearest"), (10.0, "comes back")):
         joined = best_halves(result, cycle)
         assert all(parts[role].of(joined) == parts[role].of(genomes[role, best]) for role in DIRECTIONS)
+
+
+def test_a_fine_tuning_is_the_best_of_its_rates_on_validation_and_measures_are_means_over_fine_tunings(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(load(CONFIGS["maps"]), tmp_path, 2, (0.1, 0.2))
+    untuned = {"test_discriminator_distance": 1.0, "test_cycle_l2": 0.5}
+    (tmp_path / "uniform-untuned.json").write_text(json.dumps(untuned))
+    for tune, rate, distance, cycle, ssim in (
+        (0, 0.1, 0.1, 0.02, 0.5),  # loss 0.3
+        (0, 0.2, 0.2, 0.00, 0.3),  # 0.2: chosen, though the test split says otherwise
+        (1, 0.1, 0.1, 0.00, 0.7),
+        (1, 0.2, 0.0, 0.02, 0.9),
+    ):
+        measures = {"discriminator_distance": distance, "cycle_l2": cycle, "test_ssim": ssim, "rate": rate}
+        (tmp_path / f"uniform-1-epochs-{tune}-{rate}.json").write_text(json.dumps(measures))
+    found = bench.measured("uniform")
+    assert found["test_ssim"] == pytest.approx(0.5) and found["rate"] == pytest.approx(0.15)
+    assert found["untuned_test_loss"] == pytest.approx(1.0 + 10 * 0.5)
 
 
 def test_channels_of_the_published_ways_are_cut_without_making_up() -> None:
