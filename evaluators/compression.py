@@ -77,7 +77,9 @@ def makings(steps: Mapping[str, StepOptions]) -> dict[str, str]:
 
 
 def _told(value: Any) -> Any:
-    return f"{value.__module__}:{value.__qualname__}" if callable(value) else value
+    """A schedule by its name: its own where it is a function, else that of its class."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}:{named.__qualname__}" if callable(value) else value
 
 
 @dataclass(frozen=True)
