@@ -43,7 +43,7 @@ def forget_finals(run: RunDirectory, note: Callable[[str], None]) -> None:
         run.folder.delete(BASELINE_FILE)
     if forgotten := run.forget(RECORDED):
         note(
-            f"evaluation.final has changed: {forgotten} results of the last step give way to those of the new settings"
+            f"evaluation.final has changed: what the last step measured of {forgotten} picks gives way to the new settings"
         )
 
 
