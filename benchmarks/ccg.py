@@ -47,6 +47,7 @@ UNIFORM, L1, MADE_UP = "uniform", "l1", "_compensated"
 CHOSEN = (UNIFORM, L1, UNIFORM + MADE_UP, L1 + MADE_UP)
 # The ablation, two searches more for every seed, comes last.
 PASSES = ((ORIGINAL, COEVOLVED, *CHOSEN), (INDEPENDENT, BESIDE))
+HEADLINES = ("ssim_minus_uniform", "ssim_minus_l1")  # those of the maps stand also by these names alone
 COMPARED = ("test_ssim", "test_l1", "test_discriminator_distance", "test_cycle_l1")
 JOINT = "untuned_test_loss"  # what the paper minimises of a pair, its size aside, on the test split before fine-tuning
 ABLATED: dict[str, dict[str, Any]] = {
@@ -266,6 +267,7 @@ def merged(task: str, found: Mapping[int, dict[str, dict[str, float]]], how: Map
     one = {"seeds": list(found), **how, "each": list(found.values())}
     tasks = {**known.get("tasks", {}), task: one}
     figures = {f"{name}_{key}": value for name, t in tasks.items() for key, value in figures_of(t["each"]).items()}
+    figures |= {key: figures[f"maps_{key}"] for key in HEADLINES if f"maps_{key}" in figures}
     return write("ccg", figures, list(found), {"tasks": tasks})
 
 
