@@ -30,7 +30,7 @@ from evo.config.schema import Config, load
 from evo.randomness import derived_seed
 from evo.result import Result
 from evo.studies.inputs import Given
-from evo.studies.translation import TranslationStudy, build_translation
+from evo.studies.translation import TranslationStudy, build_translation, tuning_recipe_of
 from evo.studies.translation_limits import limits_of_parts
 from search_spaces.genes import MaskGene
 from search_spaces.genome import Genome
@@ -38,8 +38,8 @@ from search_spaces.plan import CompressionPlan
 
 CONFIGS = {"digits": "configs/ccg_digits.yaml", "maps": "configs/ccg_maps.yaml"}
 SEEDS = {"digits": (0, 1, 2), "maps": (0,)}
-# Of fine-tuning: the rate that suits a pair which is near already would be too small for the others.
-RATES = {"digits": (0.001,), "maps": (0.0004, 0.0001, 0.000025)}
+# Of fine-tuning, where not the configuration's alone: what suits a pair that is near already is too little for the others.
+RATES = {"maps": (0.0004, 0.0001, 0.000025)}
 COEVOLVED, ORIGINAL = "coevolved", "original"
 # Two populations that never meet: judged by the discriminators alone, for want of a partner; or beside the uncompressed other
 # generator, cycle term included.
@@ -242,7 +242,7 @@ def main() -> None:
     )
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     given = parser.parse_args()
-    seeds, rates = given.seeds or SEEDS[given.task], given.rates or RATES[given.task]
+    seeds = given.seeds or SEEDS[given.task]
     label = given.task if given.epochs is None else f"{given.task}_{given.epochs:g}_epochs"
     found: dict[int, dict[str, dict[str, float]]] = {seed: {} for seed in seeds}
     for names in PASSES:
@@ -251,7 +251,9 @@ def main() -> None:
             changes = [*given.changes, f"seed={seed}", f"gan.baseline={work / 'baseline'}"]
             changes += [f"data.kwargs.root={given.data}"] if given.data else []
             changes += [] if given.epochs is None else [f"evaluation.final.tune.epochs={given.epochs}"]
-            bench = Bench(load(CONFIGS[given.task], changes), work, given.tunes, rates)
+            config = load(CONFIGS[given.task], changes)
+            rates = given.rates or RATES.get(given.task) or [tuning_recipe_of(config).lr]
+            bench = Bench(config, work, given.tunes, rates)
             found[seed] |= {name: bench.measured(name) for name in names}
             known = [one for one in found.values() if one]
             print(json.dumps(figures_of(known), indent=1), flush=True)

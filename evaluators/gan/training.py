@@ -5,7 +5,6 @@ One code for the baseline, which can be stopped and continued, and for the recov
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from evaluators.artifacts import save_tensors
 from evaluators.gan.data import UnpairedSplits
@@ -32,8 +32,8 @@ class Recipe:
     Adam at `lr` with (`beta1`, 0.999), constant for the share `constant` of the steps and then falling linearly to 0. `replay`
     images of each domain that were made before are kept for the discriminators (Shrivastava et al. 2017). With `average` the
     generators that come out are moving averages of those that were trained (Yazici et al. 2019, "The unusual effectiveness of
-    averaging in GAN training"): decay min(average, (1 + n) / (10 + n)) after step n, so that short trainings are averaged
-    over their later part as well.
+    averaging in GAN training"), begun with those of the first step: decay min(average, (1 + n) / (10 + n)) after step n, so
+    that short trainings are averaged over their later part as well. Buffers are those of the last step.
     """
 
     batch: int = 1
@@ -74,7 +74,7 @@ class Training:
             "discriminators": torch.optim.Adam(self.judges.parameters(), recipe.lr, betas),
         }
         self.replays = {name: Replay(recipe.replay, derived_seed(seed, f"replay {name}")) for name in ("a", "b")}
-        self.mean = copy.deepcopy(self.pair) if recipe.average else None
+        self.average = AveragedModel(self.pair, avg_fn=self._averaged) if recipe.average else None
         self.done = 0
 
     def run(self, until: int, progress: Callable[[float], None] | None = None) -> None:
@@ -85,12 +85,12 @@ class Training:
         while self.done < until:
             self._step()
             self.done += 1
-            if self.mean is not None:
-                _lean(self.mean, self.pair, min(self.recipe.average, (1 + self.done) / (10 + self.done)))
+            if self.average is not None:
+                self.average.update_parameters(self.pair)
             if progress is not None:
                 progress(self.done / self.steps)
-        if self.mean is not None and self.done == self.steps:
-            self.pair.load_state_dict(self.mean.state_dict())
+        if self.average is not None and self.done == self.steps:
+            self.pair.load_state_dict(self.average.module.state_dict())
         self.pair.eval()
         self.judges.eval()
 
@@ -132,7 +132,11 @@ class Training:
         self.done = int(tensors["done"])
 
     def _networks(self) -> dict[str, nn.Module]:
-        return {"pair": self.pair, "judges": self.judges, **({} if self.mean is None else {"mean": self.mean})}
+        return {"pair": self.pair, "judges": self.judges, **({"average": self.average} if self.average else {})}
+
+    def _averaged(self, mean: Tensor, now: Tensor, updates: Tensor | int) -> Tensor:
+        step = int(updates) + 1
+        return torch.lerp(mean, now, 1.0 - min(self.recipe.average, (1 + step) / (10 + step)))
 
     def _tensors(self) -> dict[str, Tensor]:
         networks = self._networks().items()
@@ -143,15 +147,6 @@ class Training:
             if replay.images:
                 found[f"replay.{name}"] = torch.stack(replay.images)
         return {**found, "done": torch.tensor(self.done)}
-
-
-@torch.no_grad()
-def _lean(mean: nn.Module, now: nn.Module, keep: float) -> None:
-    for averaged, value in zip(mean.state_dict().values(), now.state_dict().values(), strict=True):
-        if averaged.is_floating_point():
-            averaged.lerp_(value, 1.0 - keep)
-        else:
-            averaged.copy_(value)
 
 
 def decay(step: int, steps: int, constant: float) -> float:
